@@ -168,6 +168,39 @@ fn schema_1_comes_from_the_upstream() {
     }
 }
 
+/// The variants of a tag for old clients outlive the pulls that the registry allows.
+#[test]
+fn limited_registry_takes_no_variant_away() {
+    let origin = Origin::start();
+    let image = origin.push_image("library/app", "amd64", &[random(1, 1000)]);
+    let index = origin.push_index("library/app", "latest", &[&image]);
+    let (digest, first) = signed("library/app", "one");
+    origin.convert("library/app", "latest", &digest, SIGNED, first.clone());
+    let gateway = Gateway::mirror("docker.io", &origin.url(), "store: {tag_ttl: 0s}\n");
+    let get = |headers| ask(&gateway, "GET", &index.tag_path(), headers);
+    let no_list: &[(&str, &str)] = &[("Accept", DOCKER_IMAGE)];
+    let expected = [
+        (OLD[0], &first[..]),
+        (OLD[1], &first),
+        (no_list, &image.manifest),
+    ];
+    for (headers, body) in expected {
+        assert!(get(headers).body == *body, "{headers:?}");
+    }
+    // Everything moves, and no pull is allowed any more.
+    let newer = origin.push_image("library/app", "amd64", &[random(2, 1000)]);
+    origin.push_index("library/app", "latest", &[&newer]);
+    let (moved, second) = signed("library/moved", "two");
+    origin.convert("library/app", "latest", &moved, SIGNED, second);
+    origin.fault(Fault::status(429).on("GET", "*/manifests/*"));
+    for (headers, body) in expected {
+        let reply = get(headers);
+        assert!(reply.body == *body, "{headers:?}: {reply:?}");
+        let status = reply.header("cache-status");
+        assert_eq!(status, Some("roadstead; fwd=stale; detail=limited"));
+    }
+}
+
 #[test]
 fn evicted_schema_1_is_refetched_by_tag() {
     let origin = Origin::start();

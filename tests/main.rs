@@ -13,6 +13,7 @@ mod bad_input;
 mod bodies;
 mod browser;
 mod bucket;
+mod budget;
 mod cache;
 mod caller;
 mod catalogue;

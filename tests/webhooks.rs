@@ -11,7 +11,7 @@ use serde_json::Value;
 use testkit::gateway::Gateway;
 use testkit::http::{Raw, Reply, get};
 use testkit::image::random;
-use testkit::origin::{Fault, Image, Latch, Origin, Recorded};
+use testkit::origin::{Fault, Image, Latch, Origin, Quota, Recorded};
 use testkit::{sha256, until};
 
 /// Anonymous clients may do everything.

@@ -176,11 +176,11 @@ impl Admin {
                 Some(file) => whole(StatusCode::OK, file.kind, Bytes::from_static(file.bytes)),
                 None => return Err(Problem::new(ProblemCode::NotFound, "there is nothing here")),
             },
-            Route::Metrics => whole(
-                StatusCode::OK,
-                metrics::TEXT,
-                metrics::render(self.figures()).into(),
-            ),
+            Route::Metrics => {
+                self.note_pulls();
+                let text = metrics::render(self.figures());
+                whole(StatusCode::OK, metrics::TEXT, text.into())
+            }
             Route::Live => text(StatusCode::OK, "alive\n"),
             Route::Ready => match self.ready().await {
                 Ok(()) => text(StatusCode::OK, "ready\n"),

@@ -8,13 +8,13 @@ use super::Admin;
 use super::error::Problem;
 use super::query::Parameters;
 use super::report::{
-    BreakerState, Health, LastFailure, Latency, Page, RateLimitState, RegistryState,
+    AccountState, BreakerState, Health, LastFailure, Latency, Page, RateLimitState, RegistryState,
 };
 use super::time::rfc3339;
 use mirror::{FillPhase, FillStatus};
 use oci::name::Registry;
 use telemetry::metrics::{self, UpstreamFigures};
-use upstream::UpstreamHealth;
+use upstream::{AccountName, RemainingPulls, UpstreamHealth};
 
 /// A registry as configured.
 #[derive(Clone, Debug)]
@@ -107,6 +107,7 @@ impl Admin {
             health: summary(health, requests),
             breaker: breaker(health.map(|health| health.breaker)),
             rate_limit: health.and_then(rate_limit),
+            accounts: health.map_or_else(Vec::new, accounts),
             latency: health.and_then(latency),
             requests,
             failures,
@@ -116,6 +117,19 @@ impl Admin {
             }),
             fills_in_flight: fills.count() as u64,
             fills_limit: self.settings.fills.div_ceil(2) as u64,
+        }
+    }
+
+    /// Brings the metrics of the remaining pulls up to date.
+    pub(super) fn note_pulls(&self) {
+        for registry in &self.settings.registries {
+            let counted = metrics::Upstream::of(registry.name.as_str());
+            let health = self.mirror.upstream_health(&registry.name);
+            for account in health.into_iter().flat_map(|health| health.accounts) {
+                if let Some(pulls) = account.remaining_pulls {
+                    counted.pulls(account.name.as_str(), pulls.remaining, pulls.limit);
+                }
+            }
         }
     }
 
@@ -168,9 +182,29 @@ pub(super) fn breaker(breaker: Option<upstream::BreakerState>) -> BreakerState {
     }
 }
 
+fn accounts(health: &UpstreamHealth) -> Vec<AccountState> {
+    let accounts = health.accounts.iter();
+    let accounts = accounts.map(|account| AccountState {
+        name: match &account.name {
+            AccountName::Anonymous => None,
+            AccountName::Named(name) => Some(name.clone()),
+        },
+        refused: account.refused,
+        rate_limit: pull_limit(account.remaining_pulls.as_ref(), account.limited_for),
+    });
+    accounts.collect()
+}
+
+/// The pulls that all accounts together may make.
 pub(super) fn rate_limit(health: &UpstreamHealth) -> Option<RateLimitState> {
-    let seen = health.remaining_pulls.as_ref();
-    if seen.is_none() && health.limited_for.is_none() {
+    pull_limit(health.remaining_pulls.as_ref(), health.limited_for)
+}
+
+fn pull_limit(
+    seen: Option<&RemainingPulls>,
+    limited_for: Option<Duration>,
+) -> Option<RateLimitState> {
+    if seen.is_none() && limited_for.is_none() {
         return None;
     }
     Some(RateLimitState {
@@ -179,7 +213,7 @@ pub(super) fn rate_limit(health: &UpstreamHealth) -> Option<RateLimitState> {
         window_seconds: seen.and_then(|seen| seen.window),
         source: seen.and_then(|seen| seen.source.clone()),
         observed_at: seen.map(|seen| rfc3339(seen.observed_at)),
-        retry_at: health.limited_for.map(from_now),
+        retry_at: limited_for.map(from_now),
     })
 }
 

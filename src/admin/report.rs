@@ -137,7 +137,10 @@ pub struct RegistryState {
     pub visibility: String,
     pub health: Health,
     pub breaker: BreakerState,
+    /// Of all accounts together.
     pub rate_limit: Option<RateLimitState>,
+    /// In the configured order; one without a name if there are none.
+    pub accounts: Vec<AccountState>,
     pub latency: Option<Latency>,
     pub requests: u64,
     pub failures: u64,
@@ -166,7 +169,17 @@ pub struct BreakerState {
     pub pause_seconds: Option<f64>,
 }
 
-/// The pulls that the registry allows, as it last said.
+/// One of the gateway's accounts at a registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountState {
+    /// The user name, or the program that supplies it; `None`: anonymous.
+    pub name: Option<String>,
+    /// Whether the registry refused its login a short while ago.
+    pub refused: bool,
+    pub rate_limit: Option<RateLimitState>,
+}
+
+/// The pulls that the registry allows, as it last said, less those since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateLimitState {
     pub limit: Option<u64>,

@@ -183,9 +183,11 @@ fn one_registry(registry: &Registry, node: &Node, report: &mut Report) {
             let write = "write visibility: rules, or remove push";
             report.fault(at, format!("caller cannot be pushed to; {write}"));
         }
-        if registry.credentials.is_some() {
-            let message = "with caller the credentials are never used; remove them";
-            report.warn(node.near("credentials").at, message);
+        for key in ["credentials", "accounts"] {
+            if node.is_set(key) && !registry.accounts.is_empty() {
+                let message = format!("with caller the {key} are never used; remove them");
+                report.warn(node.near(key).at, message);
+            }
         }
     }
     // Unit tests read every key in every build.
@@ -202,7 +204,7 @@ fn one_registry(registry: &Registry, node: &Node, report: &mut Report) {
         );
     }
     // v1 reads use the same account as pushes, so public reads would use it too.
-    let account = registry.credentials.is_some() && registry.v1.is_some() && registry.push;
+    let account = !registry.accounts.is_empty() && registry.v1.is_some() && registry.push;
     if account && registry.visibility == Visibility::Public {
         let write = "write visibility: rules";
         let message = format!("v1 with credentials and push cannot be public; {write}");
@@ -214,7 +216,7 @@ fn one_registry(registry: &Registry, node: &Node, report: &mut Report) {
         ("v1_index", &registry.v1_index),
     ];
     for (key, origin) in upstreams {
-        if registry.credentials.is_some() && origin.as_ref().is_some_and(Origin::is_plain_remote) {
+        if !registry.accounts.is_empty() && origin.as_ref().is_some_and(Origin::is_plain_remote) {
             let message = "the credentials cross the network unencrypted; write https://";
             report.warn(node.near(key).at, message);
         }
@@ -320,6 +322,10 @@ mod tests {
                 "registries: [{name: a, visibility: caller, hosts: [h], credentials: {username: me, password: x}}]",
                 &["warning: 1:69: with caller the credentials are never used; remove them"],
             ),
+            (
+                "registries: [{name: a, visibility: caller, hosts: [h], accounts: [{username: me, password: x}]}]",
+                &["warning: 1:66: with caller the accounts are never used; remove them"],
+            ),
             ("registries: [{name: a, bridge: true}]", &[]),
             (
                 r#"registries: [{name: a, bridge: true, v1: "http://h"}]"#,
@@ -345,6 +351,10 @@ mod tests {
             ),
             (
                 r#"registries: [{name: a, v2: "http://h", credentials: {username: me, password: x}, visibility: public}]"#,
+                &["warning: 1:28: the credentials cross the network unencrypted; write https://"],
+            ),
+            (
+                r#"registries: [{name: a, v2: "http://h", accounts: [{username: me, password: x}], visibility: public}]"#,
                 &["warning: 1:28: the credentials cross the network unencrypted; write https://"],
             ),
             (

@@ -1,15 +1,15 @@
-//! `credentials` of a registry: the account of the gateway there.
+//! `credentials` and `accounts` of a registry: the accounts of the gateway there.
 
 use std::path::PathBuf;
 
 use super::Secret;
-use super::fault::Report;
-use super::keys::{mapping, path, text};
+use super::fault::{Report, shown};
+use super::keys::{Keys, list, mapping, path, refuse_empty, text};
 use super::reference::{Absent, Key, Kind};
 use super::tree::{Node, Value};
 use super::units::Parsed;
 
-/// The keys of `registries[].credentials`.
+/// The keys of `registries[].credentials` and `registries[].accounts[]`.
 pub(super) const KEYS: &[Key] = &[
     Key::new(
         "username",
@@ -96,6 +96,58 @@ pub(super) fn credentials(node: &Node, report: &mut Report) -> Option<Credential
     })
 }
 
+/// The most accounts of one registry: what one is refused is asked with each of the others.
+pub(super) const MOST_ACCOUNTS: usize = 16;
+
+/// `accounts`, of which no two are the same.
+pub(super) fn account_list(keys: &mut Keys<'_, '_>, registry: &Node) -> Vec<Credentials> {
+    let Some(node) = keys.node("accounts") else {
+        return Vec::new();
+    };
+    let example = "[{username: me, password_file: p}]";
+    refuse_empty(node, "accounts", example, keys.report);
+    if registry.is_set("credentials") {
+        let message = "accounts and credentials; keep one, and list every login in accounts";
+        keys.report.fault(node.at, message);
+    }
+    if node.items().len() > MOST_ACCOUNTS {
+        let message = format!("more than {MOST_ACCOUNTS} accounts; remove some");
+        keys.report.fault(node.at, message);
+    }
+    let read = list(node, credentials, keys.report).unwrap_or_default();
+    let mut earlier: Vec<(&str, usize)> = Vec::new();
+    for (account, item) in read.iter().zip(node.items()) {
+        let Some(name) = account.as_ref().map(Credentials::name) else {
+            continue;
+        };
+        if let Some((_, line)) = earlier.iter().find(|(known, _)| *known == name) {
+            let message = format!(
+                "{} is an account in line {line} already; keep one",
+                shown(name)
+            );
+            keys.report.fault(item.at, message);
+        }
+        earlier.push((name, item.at.line));
+    }
+    read.into_iter().flatten().collect()
+}
+
+/// The mappings of a registry's accounts in the file.
+pub(super) fn account_nodes(registry: &Node) -> impl Iterator<Item = &Node> {
+    let sole = registry.entry("credentials").map(|entry| &entry.node);
+    sole.into_iter().chain(registry.near("accounts").items())
+}
+
+impl Credentials {
+    /// The user name, or the helper that tells it.
+    fn name(&self) -> &str {
+        match self {
+            Self::Password { username, .. } | Self::PasswordFile { username, .. } => username,
+            Self::Helper(program) => program,
+        }
+    }
+}
+
 /// A bare name, so that neither a path nor a shell is involved.
 fn helper_name(text: &str) -> Parsed<String> {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -110,6 +162,52 @@ fn helper_name(text: &str) -> Parsed<String> {
 #[cfg(test)]
 mod tests {
     use crate::config::tests::assert_faults;
+
+    #[test]
+    fn faults_of_accounts() {
+        let many = |count: usize| {
+            let accounts: Vec<String> = (0..count)
+                .map(|number| format!("{{username: u{number}, password: x}}"))
+                .collect();
+            format!(
+                "registries: [{{name: a, accounts: [{}]}}]",
+                accounts.join(", ")
+            )
+        };
+        assert_faults(&[
+            (
+                "registries: [{name: a, accounts: []}]",
+                &["1:34: accounts is empty; write `accounts: [{username: me, password_file: p}]`"],
+            ),
+            (
+                "registries: [{name: a, accounts: {username: me, password: hunter2}}]",
+                &[
+                    "1:34: expected a list here, not a mapping; write [a, b] or lines that begin with -",
+                ],
+            ),
+            (
+                "registries: [{name: a, accounts: [me:hunter2]}]",
+                &["1:35: expected keys and values here, not a single value; write `username: …`"],
+            ),
+            (
+                "registries:\n- name: a\n  accounts:\n  - {username: me, password: hunter2}\n  - {username: me, password_file: p}\n  - {password: x}",
+                &[
+                    r#"5:5: "me" is an account in line 4 already; keep one"#,
+                    "6:5: username is missing here; write `username: me`",
+                ],
+            ),
+            (
+                "registries: [{name: a, accounts: [{helper: docker-credential-x}, {helper: docker-credential-x}]}]",
+                &[r#"1:66: "docker-credential-x" is an account in line 1 already; keep one"#],
+            ),
+            (
+                "registries: [{name: a, credentials: {username: me, password: x}, accounts: [{username: other, password: y}]}]",
+                &["1:76: accounts and credentials; keep one, and list every login in accounts"],
+            ),
+            (&many(16), &[]),
+            (&many(17), &["1:34: more than 16 accounts; remove some"]),
+        ]);
+    }
 
     #[test]
     fn faults_of_credentials_tell_no_secret() {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::credentials::{Credentials, credentials};
+use super::credentials::{Credentials, account_list, credentials};
 use super::fault::Report;
 use super::host::{self, HUB};
 use super::keys::{Keys, list, mapping, path, refuse_empty, value};
@@ -53,6 +53,12 @@ pub(super) const KEYS: &[Key] = &[
         "The gateway's login at the registry. No client may pull with it unless `access.rules` or `visibility` permit it.",
     ),
     Key::new(
+        "accounts",
+        Kind::Items(super::credentials::KEYS),
+        Absent::Nothing,
+        "Several logins instead of `credentials`, in turn by the pulls that the registry still allows each. They must have equal rights there. Writes and v1 use the first.",
+    ),
+    Key::new(
         "ca",
         Kind::Scalar("path"),
         Absent::Nothing,
@@ -67,7 +73,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "visibility",
         Kind::Choice(&["public", "rules", "caller"]),
-        Absent::Means("`rules` with credentials or `push`, else `public`"),
+        Absent::Means("`rules` with credentials, accounts or `push`, else `public`"),
         "`public`: anonymous clients may pull; with credentials, only what the registry serves anonymously, checked once a day for each repository. `rules`: `access.rules` decide. `caller`: each client's own login decides, at the registry; it needs `hosts`.",
     ),
     Key::new(
@@ -154,8 +160,8 @@ pub struct Registry {
     pub v1: Option<Origin>,
     /// The origin of the v1 index, if not that of `v1`.
     pub v1_index: Option<Origin>,
-    /// The account of the gateway at this registry.
-    pub credentials: Option<Credentials>,
+    /// The accounts of the gateway at this registry, which are equal in rights; at most [`MOST_ACCOUNTS`].
+    pub accounts: Vec<Credentials>,
     /// PEM file of CAs, trusted besides the system's roots.
     pub ca: Option<PathBuf>,
     /// Hosts of token realms that are trusted besides the registry's own domain.
@@ -216,7 +222,7 @@ fn bare_registry(name: String, sole: bool, store: &Store) -> Registry {
         hosts: Vec::new(),
         v1: None,
         v1_index: None,
-        credentials: None,
+        accounts: Vec::new(),
         ca: None,
         auth_hosts: Vec::new(),
         visibility: Visibility::Public,
@@ -256,6 +262,7 @@ fn configured(keys: &mut Keys<'_, '_>, node: &Node, bare: Registry) -> Registry 
     let v1 = keys.value("v1", Origin::parse);
     let v2 = keys.value("v2", Origin::parse);
     let credentials = keys.section_or_off("credentials", credentials).flatten();
+    let accounts = account_list(keys, node);
     let push = keys.value("push", boolean).unwrap_or(false);
     // Others may push to the registry directly, so records are trusted for less time.
     let (tag_ttl, missing_ttl, link_ttl) = if push {
@@ -263,7 +270,7 @@ fn configured(keys: &mut Keys<'_, '_>, node: &Node, bare: Registry) -> Registry 
     } else {
         (bare.tag_ttl, bare.missing_ttl, bare.link_ttl)
     };
-    let guarded = push || node.is_set("credentials");
+    let guarded = push || node.is_set("credentials") || node.is_set("accounts");
     let visibility_unless_set = if guarded {
         Visibility::Rules
     } else {
@@ -297,7 +304,7 @@ fn configured(keys: &mut Keys<'_, '_>, node: &Node, bare: Registry) -> Registry 
         },
         name: bare.name,
         v1,
-        credentials,
+        accounts: accounts.into_iter().chain(credentials).collect(),
         push,
     }
 }

@@ -143,7 +143,7 @@ pub(super) fn assert_bare(registry: &Registry, name: &str, v2: &str) {
     assert_eq!(registry.v2.as_ref().unwrap().to_string(), v2);
     assert!(registry.hosts.is_empty());
     assert!(registry.v1.is_none() && registry.v1_index.is_none());
-    assert!(registry.credentials.is_none() && registry.ca.is_none());
+    assert!(registry.accounts.is_empty() && registry.ca.is_none());
     assert!(registry.auth_hosts.is_empty() && registry.owns.is_empty());
     assert_eq!(registry.visibility, Visibility::Public);
     assert!(!registry.push && registry.cache && !registry.bridge);
@@ -261,12 +261,14 @@ fn the_whole_contract_is_read() {
     assert!(!hub.default);
 
     assert_eq!(github.v2.as_ref().unwrap().to_string(), "https://ghcr.io");
-    let Some(Credentials::PasswordFile {
-        username,
-        password_file,
-    }) = &github.credentials
+    let [
+        Credentials::PasswordFile {
+            username,
+            password_file,
+        },
+    ] = &github.accounts[..]
     else {
-        panic!("{:?}", github.credentials);
+        panic!("{:?}", github.accounts);
     };
     assert_eq!(
         (username.as_str(), password_file.as_path()),

@@ -44,7 +44,10 @@ fn cold_and_warm_pulls_are_counted_to_the_byte() {
         ("roadstead_store_bytes", (25 + 1 + 1 + 4) * 4096),
         ("roadstead_store_evicted_total", 0),
         ("roadstead_store_evicted_bytes_total", 0),
-        ("roadstead_ratelimit_remaining{registry=\"docker.io\"}", 76),
+        (
+            "roadstead_ratelimit_remaining{account=\"anonymous\",registry=\"docker.io\"}",
+            75,
+        ),
         (&upstream("manifest_head", "200"), 1),
         (&upstream("manifest", "200"), 1),
         (&upstream("blob", "200"), 2),

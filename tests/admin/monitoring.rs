@@ -64,6 +64,7 @@ fn text_of(output: &Output) -> String {
 #[test]
 fn alerts_and_dashboard_name_existing_metrics() {
     let (mut origin, image, gateway) = scene(1000, &format!("{ANYWHERE}store: {{tag_ttl: 0s}}\n"));
+    origin.fault(Fault::header("ratelimit-limit", "100;w=21600"));
     origin.fault(Fault::header("ratelimit-remaining", "76;w=21600"));
     pull(&gateway, &image);
     origin.down();

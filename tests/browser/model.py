@@ -229,10 +229,12 @@ class Model:
         rows = [("docker.io", "healthy", quiet, hub, 0.082, 0.31, None), ("ghcr.io", "limited", quiet, {**hub, "limit": 5000, "remaining": 12, "retry_at": at(-44)}, 0.041, 0.12, None),
                 ("quay.io", "failing", failing, None, 0.4, 9.8, "no response headers within 10 s: Verbindung zurückgesetzt"),
                 ("registry.k8s.io", "idle", quiet, None, None, None, None), ("hosted", "healthy", quiet, None, 0.003, 0.009, None)]
+        accounts = lambda name, limit: ([{"name": None, "refused": False, "rate_limit": limit}] if name != "ghcr.io" else
+            [{"name": "ci-1", "refused": False, "rate_limit": {**limit, "limit": 2500}}, {"name": "ci-2", "refused": True, "rate_limit": None}])
         for name, health, breaker, limit, p50, p95, failure in rows:
             latency = None if p50 is None else {"window_seconds": 300, "samples": 41, "p50_seconds": p50, "p95_seconds": p95}
             yield {"name": name, "aliases": [], "v2_url": f"https://{name}", "v1_url": None, "hosts": [], "default": name == "docker.io", "push": name == "hosted", "cache": True,
-                   "bridge": False, "visibility": "rules" if name == "hosted" else "public", "health": health, "breaker": breaker, "rate_limit": limit, "latency": latency,
+                   "bridge": False, "visibility": "rules" if name == "hosted" else "public", "health": health, "breaker": breaker, "rate_limit": limit, "latency": latency, "accounts": accounts(name, limit),
                    "requests": 0 if health == "idle" else 5210, "failures": 41 if failure else 0, "last_failure": failure and {"at": at(9), "message": failure},
                    "fills_in_flight": 1 if name == "docker.io" else 0, "fills_limit": 32}
 

@@ -60,10 +60,21 @@ fn fresh_tag_is_cached_and_stale_tag_costs_one_head() {
     assert!(get(gateway.url(1), None, &image.tag_path()).body == image.manifest);
     assert_eq!(counts(&origin), (4, 2));
 
-    // A client's HEAD never costs a GET.
-    origin.push_image("library/app", "latest", &[random(3, 1000)]);
+    // A client's HEAD costs a GET where it moves a tag whose manifest is stored: the client's next request is for the new one.
+    let third = origin.push_image("library/app", "latest", &[random(3, 1000)]);
+    let head = plain(&gateway).head(&image.tag_path());
+    assert_eq!(head.header("docker-content-digest"), Some(&*third.digest));
+    assert_eq!(counts(&origin), (5, 3));
     assert_eq!(plain(&gateway).head(&image.tag_path()).status(), 200);
-    assert_eq!(counts(&origin), (5, 2));
+    assert_eq!(counts(&origin), (6, 3));
+
+    // For a tag that nobody pulled it never does.
+    let other = origin.push_image("library/other", "latest", &[random(4, 1000)]);
+    for _ in 0..2 {
+        assert_eq!(plain(&gateway).head(&other.tag_path()).status(), 200);
+        origin.push_image("library/other", "latest", &[random(5, 1000)]);
+    }
+    assert_eq!(counts(&origin), (8, 3));
 }
 
 #[test]

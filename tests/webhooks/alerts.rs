@@ -63,6 +63,31 @@ fn refused_account_is_an_alert() {
 }
 
 #[test]
+fn budget_that_is_nearly_gone_is_an_alert() {
+    let (origin, hooks) = (Origin::start(), Origin::start());
+    origin.limit_pulls(Quota {
+        limit: 10,
+        window: Duration::from_secs(21_600),
+        is_stated: true,
+    });
+    let gateway = alerting(&origin, &hooks, "", "");
+    for number in 0..7 {
+        assert_eq!(hooks.count("POST", "/hook"), usize::from(number > 5));
+        let image = origin.push_image(&format!("library/app-{number}"), "latest", &[]);
+        assert_eq!(get(gateway.url(1), None, &image.tag_path()).status(), 200);
+        if number == 5 {
+            hooks.wait_for("POST", "/hook", 1);
+        }
+    }
+    let alert = alert(&hooks);
+    assert_eq!(alert["kind"], "budget_low");
+    assert_eq!(alert["subject"], "docker.io");
+    let message = alert["message"].as_str().expect("a sentence");
+    assert!(message.starts_with("5 of 10 pulls are left"), "{message}");
+    assert_eq!(hooks.count("POST", "/hook"), 1, "once an hour");
+}
+
+#[test]
 fn damage_on_disk_is_an_alert() {
     let (origin, hooks) = (Origin::start(), Origin::start());
     let image = origin.push_image("library/app", "latest", &[random(1, 100_000)]);

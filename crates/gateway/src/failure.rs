@@ -114,7 +114,7 @@ pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
             (StatusCode::FORBIDDEN, ErrorCode::Denied)
         }
         MirrorError::TooLong => (StatusCode::URI_TOO_LONG, ErrorCode::Unsupported),
-        MirrorError::TooManyRequests { .. } => {
+        MirrorError::TooManyRequests { .. } | MirrorError::Reserved => {
             (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
         }
         MirrorError::Busy { .. }
@@ -145,6 +145,7 @@ pub const fn cache_status(error: &MirrorError) -> CacheStatus {
         | MirrorError::NotPublic
         | MirrorError::CallerDenied => forwarded.detail("denied"),
         MirrorError::TooManyRequests { .. } => forwarded.detail("limited"),
+        MirrorError::Reserved => forwarded.detail("reserved"),
         MirrorError::Busy { .. } => CacheStatus::own("busy"),
         MirrorError::NoRoom { .. } => CacheStatus::own("no-room"),
         MirrorError::Preparing(_) => forwarded.detail("converting"),

@@ -51,6 +51,9 @@ pub enum MirrorError {
         /// The wait that the upstream asks for, if it names one.
         retry_after: Option<Duration>,
     },
+    /// The few pulls that the upstream allows are reserved for what is not cached. A stale answer is served instead.
+    #[error("the upstream registry allows few pulls more; try again later")]
+    Reserved,
     /// No slot became free for the fill.
     #[error("too many downloads are under way; try again later")]
     Busy {
@@ -140,6 +143,7 @@ impl MirrorError {
         match self {
             Self::Unavailable(_) => Some(StaleReason::Unavailable),
             Self::TooManyRequests { .. } => Some(StaleReason::Limited),
+            Self::Reserved => Some(StaleReason::Reserved),
             _ => None,
         }
     }

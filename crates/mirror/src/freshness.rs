@@ -17,6 +17,11 @@ pub enum Freshness {
         /// The rest of its lifetime.
         left: Duration,
     },
+    /// It was cached and is fresh for so long, because few pulls are left: tags are trusted for longer.
+    Stretched {
+        /// The rest of its lifetime.
+        left: Duration,
+    },
     /// It was cached, and its upstream confirmed it.
     Revalidated,
     /// Another one was cached: the upstream has this one now.
@@ -47,6 +52,8 @@ pub enum StaleReason {
     Limited,
     /// The upstream did not answer soon enough.
     Slow,
+    /// There is something newer, and the few pulls that the upstream allows are reserved for what is not cached.
+    Reserved,
 }
 
 impl StaleReason {
@@ -56,6 +63,7 @@ impl StaleReason {
             Self::Unavailable => "unavailable",
             Self::Limited => "limited",
             Self::Slow => "slow",
+            Self::Reserved => "reserved",
         }
     }
 }
@@ -73,6 +81,7 @@ impl Freshness {
     pub fn cache_status(self, collapsed: bool) -> CacheStatus {
         let cache = match self {
             Self::Fresh { left } => CacheStatus::HIT.ttl(left.as_secs()),
+            Self::Stretched { left } => CacheStatus::HIT.ttl(left.as_secs()).detail("stretched"),
             Self::FromPeer => CacheStatus::HIT.detail("bucket"),
             Self::Revalidated => CacheStatus::forward(Forward::Stale)
                 .detail("revalidated")
@@ -241,6 +250,10 @@ mod tests {
         MirrorError::timed_out()
     }
 
+    fn reserved() -> MirrorError {
+        MirrorError::Reserved
+    }
+
     fn limited() -> MirrorError {
         MirrorError::TooManyRequests { retry_after: None }
     }
@@ -291,6 +304,11 @@ mod tests {
                 Some(Err(limited())),
                 Some((1, stale(StaleReason::Limited))),
             ),
+            (
+                Some(1),
+                Some(Err(reserved())),
+                Some((1, stale(StaleReason::Reserved))),
+            ),
             (Some(1), None, Some((1, stale(StaleReason::Slow)))),
             // The upstream's refusal is the answer.
             (Some(1), Some(Err(MirrorError::Denied)), None),
@@ -315,6 +333,10 @@ mod tests {
         let reason = StaleReason::Slow;
         for (freshness, header) in [
             (Freshness::Fresh { left: age }, "roadstead; hit; ttl=9"),
+            (
+                Freshness::Stretched { left: age },
+                "roadstead; hit; ttl=9; detail=stretched",
+            ),
             (Freshness::FromPeer, "roadstead; hit; detail=bucket"),
             (
                 Freshness::Revalidated,

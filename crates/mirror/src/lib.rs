@@ -24,6 +24,7 @@ mod cold_blob;
 mod connection_limits;
 mod connections;
 mod contents;
+mod deferred_moves;
 mod download;
 mod dry_run;
 mod early_sync;
@@ -55,6 +56,7 @@ mod sent_ahead;
 mod small_bodies;
 mod source;
 mod tag;
+mod tag_move;
 mod tag_resolve;
 mod transfer;
 mod warm;
@@ -94,6 +96,7 @@ pub use write_outcome::{WriteOutcome, WriteRequest, write_outcome};
 pub use writes::{PassThroughRequest, PendingWrite};
 
 use caller::{AdmittedCallers, CallerKey};
+use deferred_moves::DeferredMoves;
 use fill::SourceClaim;
 use manifest_claim::ManifestRequestKey;
 use negative_cache::NegativeCache;
@@ -103,7 +106,7 @@ use public::PublicKey;
 use runtime::generation::Generations;
 use runtime::single_flight::SingleFlight;
 use source::{BlobSource, FillSource};
-use store::{BlobKey, Store, TagKey};
+use store::{BlobKey, Store};
 use tag::ResolvedTag;
 use upstream::SetUpError;
 
@@ -131,7 +134,8 @@ struct MirrorState {
     /// The generations of each repository's lists.
     list_generations: Generations<RepositoryName>,
     page_requests: SingleFlight<(lists::PageKey, u64), Result<Arc<lists::CachedPage>, MirrorError>>,
-    tag_requests: SingleFlight<(TagKey, u64), Result<ResolvedTag, MirrorError>>,
+    tag_requests: SingleFlight<tag_resolve::TagRequestKey, Result<ResolvedTag, MirrorError>>,
+    deferred_moves: DeferredMoves,
     callers: AdmittedCallers,
     names: catalogue::NameCache,
     name_requests: SingleFlight<Registry, Result<Arc<[Repository]>, MirrorError>>,
@@ -169,6 +173,7 @@ impl Mirror {
             list_generations: Generations::default(),
             page_requests: SingleFlight::default(),
             tag_requests: SingleFlight::default(),
+            deferred_moves: DeferredMoves::new(),
             manifest_requests: SingleFlight::default(),
             blob_requests: SingleFlight::default(),
             public_checks: SingleFlight::default(),

@@ -297,7 +297,7 @@ impl MirrorState {
     }
 
     /// Whether the store or the bucket has bytes that may be a manifest. Reads none.
-    async fn has_manifest_bytes(&self, digest: &Digest) -> bool {
+    pub(super) async fn has_manifest_bytes(&self, digest: &Digest) -> bool {
         let max = MAX_MANIFEST as u64;
         match self.contents.open(digest, None).await {
             Some(blob) => blob.size() <= max,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::caller::CallerKey;
 use super::freshness::{WaitLimits, is_fresh, unix_seconds};
@@ -116,8 +116,12 @@ impl OriginState {
         self.upstream.as_ref()
     }
 
-    pub fn tag_ttl(&self) -> Duration {
-        self.tag_ttl
+    /// How long a tag is fresh by the pulls that are left at `now`.
+    pub fn tag_ttl_at(&self, now: Instant) -> Duration {
+        let pulls = self.upstream.as_ref().and_then(|one| one.pulls(now));
+        pulls.map_or(self.tag_ttl, |pulls| {
+            pulls.stretch(self.tag_ttl, self.max_stale)
+        })
     }
 
     /// Notes a write or purge at `now`: peers' older records are no longer accepted.
@@ -210,8 +214,20 @@ impl OriginView {
         upstream.as_ref().ok_or(UpstreamError::NotFound)
     }
 
+    /// How long a tag is fresh at least.
     pub fn tag_ttl(&self) -> Duration {
         self.unless_per_caller(self.origin.tag_ttl)
+    }
+
+    /// How long a tag is fresh by the pulls that are left at `now`: the fewer there are, the longer.
+    pub fn tag_ttl_at(&self, now: Instant) -> Duration {
+        self.unless_per_caller(self.origin.tag_ttl_at(now))
+    }
+
+    /// Whether a pull may be spent at `now` to replace what is cached by something newer.
+    pub fn allows_replacing(&self, now: Instant) -> bool {
+        let pulls = self.upstream().ok().and_then(|one| one.pulls(now));
+        pulls.is_none_or(|pulls| pulls.allow_replacing())
     }
 
     pub fn missing_ttl(&self) -> Duration {

@@ -15,8 +15,9 @@ impl Mirror {
             .map(|client: &Upstream| client.health(Instant::now()))
     }
 
-    /// How long the tags of a registry are fresh.
+    /// How long the tags of a registry are fresh, by the pulls that are left now.
     pub fn tag_ttl(&self, registry: &Registry) -> Option<Duration> {
-        Some(self.state.origins.get(registry)?.tag_ttl())
+        let origin = self.state.origins.get(registry)?;
+        Some(origin.tag_ttl_at(Instant::now()))
     }
 }

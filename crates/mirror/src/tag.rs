@@ -1,15 +1,17 @@
 //! Manifests by tag: a tag is a pointer at a manifest, fresh for a while.
 //!
 //! A stale tag costs one HEAD. The upstream is sent a GET by tag only where a HEAD does not tell enough, or where the
-//! manifest exists under its tag alone, because upstreams count GETs.
+//! manifest exists under its tag alone, because upstreams count GETs. The fewer of these are left, the longer tags are fresh.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
 use super::error::ResourceKind;
-use super::freshness::{CheckedAnswer, Freshness, KnownAnswer, fresh_for, revalidate, stale_age};
+use super::freshness::{
+    CheckedAnswer, Freshness, KnownAnswer, Stale, fresh_for, revalidate, stale_age,
+};
 use super::manifest::{ManifestAnswer, ReadMethod, negative_key};
 use super::origin::OriginView;
 use super::{Mirror, MirrorError, MirrorState};
@@ -92,7 +94,7 @@ impl Mirror {
         // A peer's record is not the upstream's answer either.
         let is_hit = matches!(
             checked.freshness,
-            Freshness::Fresh { .. } | Freshness::FromPeer
+            Freshness::Fresh { .. } | Freshness::Stretched { .. } | Freshness::FromPeer
         );
         match self.read_resolved(request, checked).await {
             // The tag is fresh and its manifest is gone: it may have moved since.
@@ -100,12 +102,12 @@ impl Mirror {
             answer => return answer,
         }
         let known = state.known_pointer(&key).await;
-        let checked = Box::pin(state.clone().revalidate_tag(origin.clone(), key, known));
+        let checked = Box::pin(state.clone().revalidate_tag(origin, permit, key, known));
         Box::pin(self.read_resolved(request, checked.await?)).await
     }
 
-    /// Revalidates a tag; if the fallback must prepare its image, waits for that and resolves again, since the
-    /// upstream takes precedence.
+    /// Revalidates a tag, unless few pulls are left; if the fallback must prepare its image, waits for that and resolves
+    /// again, since the upstream takes precedence.
     async fn resolve_or_prepare(
         &self,
         request: TagRequest<'_>,
@@ -114,9 +116,20 @@ impl Mirror {
     ) -> Result<CheckedAnswer<ResolvedTag>, MirrorError> {
         let (state, origin) = (&self.state, request.origin);
         let began = Instant::now();
+        if let Some(pointer) = &known
+            && let Some(left) = state.stretched_for(origin, key, pointer, began).await
+        {
+            return Ok(CheckedAnswer {
+                answer: ResolvedTag::cached(pointer.clone()),
+                freshness: Freshness::Stretched { left },
+                collapsed: false,
+            });
+        }
         let resolve = || {
-            let (origin, key, known) = (origin.clone(), key.clone(), known.clone());
-            state.clone().revalidate_tag(origin, key, known)
+            let (key, known) = (key.clone(), known.clone());
+            state
+                .clone()
+                .revalidate_tag(origin, request.permit, key, known)
         };
         match resolve().await {
             Err(MirrorError::Preparing(preparation)) => {
@@ -193,11 +206,26 @@ impl MirrorState {
         })
     }
 
-    /// Asks where a tag points now. If the upstream is unavailable or slow, the `known` pointer is the answer, with
-    /// its age, and the request continues behind it.
+    /// How long a stored tag stays fresh for lack of pulls.
+    async fn stretched_for(
+        &self,
+        origin: &OriginView,
+        key: &TagKey,
+        pointer: &Pointer,
+        now: Instant,
+    ) -> Option<Duration> {
+        let ttl = origin.tag_ttl_at(now);
+        let left = fresh_for(pointer.checked_at, ttl, SystemTime::now())?;
+        let stored = self.is_manifest_stored(&key.name, &pointer.digest).await;
+        stored.then_some(left)
+    }
+
+    /// Asks where a tag points now. If the upstream is unavailable or slow, or may not be asked for what the tag has moved
+    /// to, the `known` pointer is the answer, with its age, and the request continues behind it.
     async fn revalidate_tag(
         self: Arc<Self>,
-        origin: OriginView,
+        origin: &OriginView,
+        permit: &Permit,
         key: TagKey,
         known: Option<Arc<Pointer>>,
     ) -> Result<CheckedAnswer<ResolvedTag>, MirrorError> {
@@ -210,11 +238,26 @@ impl MirrorState {
             let answer = ResolvedTag::cached(pointer);
             Some(KnownAnswer { answer, age })
         });
-        let question = self.ask_tag(&key);
-        let request_key = (key.clone(), question.generation());
-        let start = || self.clone().resolve(origin.clone(), key.clone(), question);
+        let mut current = None;
+        if let Some(KnownAnswer { answer, age }) = &usable
+            && self
+                .is_manifest_stored(&key.name, &answer.pointer.digest)
+                .await
+        {
+            let moved = (key.clone(), answer.pointer.digest);
+            if let Some(reason) = self.deferred_moves.reason(&moved, Instant::now()) {
+                return Ok(CheckedAnswer {
+                    answer: answer.clone(),
+                    freshness: Freshness::Stale(Stale { age: *age, reason }),
+                    collapsed: false,
+                });
+            }
+            current = Some(answer.pointer.clone());
+        }
+        let resolution = self.begin_resolution(origin, permit, key, current);
+        let start = || self.clone().resolve(resolution.clone());
         let ask = async {
-            let (resolved, collapsed) = self.tag_requests.join(request_key, start).await;
+            let (resolved, collapsed) = self.tag_requests.join(resolution.key(), start).await;
             (resolved.unwrap_or(Err(MirrorError::Internal)), collapsed)
         };
         let compare = |resolved: &ResolvedTag| match known {

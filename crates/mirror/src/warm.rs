@@ -270,6 +270,7 @@ fn retry_after(error: &MirrorError) -> Option<Duration> {
         | MirrorError::CallerDenied
         | MirrorError::NotPublic
         | MirrorError::NoRoom { .. }
+        | MirrorError::Reserved
         | MirrorError::TooLong
         | MirrorError::Unavailable(_)
         | MirrorError::Unusable(_)

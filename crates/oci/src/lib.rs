@@ -31,6 +31,7 @@ pub mod page;
 pub mod platform;
 pub mod query;
 pub mod range;
+pub mod rate_limit;
 pub mod references;
 pub mod schema1;
 pub mod v1;

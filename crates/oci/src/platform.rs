@@ -131,6 +131,17 @@ struct PlatformEntry {
     platform: Option<Platform>,
 }
 
+/// The images of a list or index with their platforms, in its order; without attestations, whose platform is unknown.
+pub fn images(index: &[u8]) -> Vec<(Platform, Digest)> {
+    let index: PlatformIndex = serde_json::from_slice(index).unwrap_or_default();
+    let children = index.manifests.into_iter();
+    let images = children.filter_map(|child| {
+        let platform = child.platform.filter(|image| image.os != "unknown")?;
+        Some((platform, child.digest.parse().ok()?))
+    });
+    images.collect()
+}
+
 /// The selected manifests of a list or index: for one platform the first match, preferring one without a
 /// variant.
 ///
@@ -236,5 +247,23 @@ mod tests {
             }
         }
         assert_eq!(choose(b"no JSON", &Platforms::All), Ok(Vec::new()));
+        let listed = images(index.as_bytes());
+        let listed: Vec<String> = listed
+            .iter()
+            .map(|(platform, digest)| format!("{} {platform}", &digest.hex()[..1]))
+            .collect();
+        assert_eq!(
+            listed,
+            [
+                "a linux/arm64/v8",
+                "b linux/amd64",
+                "c linux/arm/v6",
+                "d linux/arm/v7",
+                "1 linux/amd64",
+                "2 linux/riscv64/x",
+                "3 linux/riscv64"
+            ]
+        );
+        assert_eq!(images(b"no JSON"), Vec::new());
     }
 }

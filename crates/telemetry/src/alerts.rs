@@ -37,6 +37,8 @@ pub enum AlertKind {
     DiskFull,
     /// A registry refuses the gateway's account.
     AccountRefused,
+    /// A registry allows few pulls more, and those are reserved for what is not cached.
+    BudgetLow,
     /// A certificate expires soon.
     CertificateExpires,
     /// Stored content was damaged.
@@ -49,6 +51,7 @@ impl AlertKind {
         match self {
             Self::DiskFull => "disk_full",
             Self::AccountRefused => "account_refused",
+            Self::BudgetLow => "budget_low",
             Self::CertificateExpires => "certificate_expires",
             Self::DamageFound => "damage_found",
         }

@@ -48,6 +48,35 @@ pub enum Account {
     Helper(String),
 }
 
+/// The name of an account for operators: as the configuration bounds it, and never secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccountName {
+    /// No account.
+    Anonymous,
+    /// The user name, or the program that supplies it.
+    Named(String),
+}
+
+impl AccountName {
+    /// The name for logs and labels of metrics.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::Named(name) => name,
+        }
+    }
+}
+
+impl Account {
+    /// Its name for operators.
+    pub(super) fn name(&self) -> AccountName {
+        AccountName::Named(match self {
+            Self::Fixed(credentials) => credentials.username.clone(),
+            Self::Helper(program) => program.clone(),
+        })
+    }
+}
+
 /// An account in use.
 #[derive(Debug)]
 pub(super) struct Login {

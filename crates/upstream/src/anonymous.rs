@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use http::{HeaderMap, Method, StatusCode, header};
 use serde::de::IgnoredAny;
 
-use super::request::AuthSource;
+use super::request::{AuthSource, RequestKind};
 use super::{MAX_PAGE, Upstream, UpstreamError, UpstreamRequest, WholeResponse};
 use oci::digest::Digest;
 use oci::manifest::{
@@ -55,6 +55,9 @@ impl Upstream {
             // Some registries have no HEAD.
             Err(UpstreamError::Status(StatusCode::METHOD_NOT_ALLOWED)) => {
                 request.method = Method::GET;
+                if let Resource::Manifest(_) = resource {
+                    request.kind = RequestKind::ManifestGet;
+                }
                 self.short(request).await?
             }
             response => response?,

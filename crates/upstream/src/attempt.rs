@@ -5,10 +5,12 @@
 
 use std::time::Instant;
 
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
 
 use super::UpstreamError;
+use super::accounts::Sender;
+use super::rate_limit::{CountedRequest, RateLimit};
 use super::request::{AuthSource, ContentCoding, Identity, RequestKind, UpstreamRequest};
 use super::response::{UpstreamResponse, read_body};
 use super::transport::Transport;
@@ -25,34 +27,35 @@ impl Transport {
         &self,
         client: &reqwest::Client,
         request: &UpstreamRequest,
+        sender: Sender<'_>,
     ) -> Result<UpstreamResponse, UpstreamError> {
-        let response = self.follow(client, request).await?;
+        let asked_at = Instant::now();
+        let counts = request.kind == RequestKind::ManifestGet;
+        let mut counted = sender.rate_limit.filter(|_| counts).map(RateLimit::count);
+        let response = self.follow(client, request, sender).await?;
         let status = response.response.status();
         let redirected = !self.is_own(response.response.url());
         let expired = matches!(status.as_u16(), 400 | 401 | 403 | 410);
         let response = if redirected && expired {
-            self.follow(client, request).await?
+            self.follow(client, request, sender).await?
         } else {
             response
         };
         let (status, headers) = (response.response.status(), response.response.headers());
-        if let Some(remaining) = self
-            .limits
-            .rate_limit
-            .read_remaining_pulls(headers, self.origin.as_str())
-        {
-            self.counted.remaining(remaining);
+        let is_own = self.is_own(response.response.url());
+        // Another host's numbers are no pulls of this registry.
+        if is_own && self.read_rate_limit(headers, sender, asked_at) {
+            counted.iter_mut().for_each(CountedRequest::stated);
         }
+        drop(counted);
         if status == StatusCode::NOT_FOUND && request.kind == RequestKind::Referrers {
             return Err(no_referrers(response.response).await);
         }
         if !status.is_success() {
-            return Err(
-                match (&request.auth, self.is_own(response.response.url())) {
-                    (AuthSource::Caller(_), true) => UpstreamError::of_caller(status, headers),
-                    _ => UpstreamError::of(status, headers),
-                },
-            );
+            return Err(match (&request.auth, is_own) {
+                (AuthSource::Caller(_), true) => UpstreamError::of_caller(status, headers),
+                _ => UpstreamError::of(status, headers),
+            });
         }
         let coding = headers.get(header::CONTENT_ENCODING);
         if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
@@ -65,17 +68,30 @@ impl Transport {
         Ok(response)
     }
 
+    /// Reads what a response says of the pulls that are left; whether it says so.
+    fn read_rate_limit(&self, headers: &HeaderMap, sender: Sender<'_>, asked_at: Instant) -> bool {
+        let (now, account) = (Instant::now(), sender.counted_as.as_str());
+        let stated = sender
+            .rate_limit
+            .is_some_and(|rate_limit| rate_limit.read(headers, asked_at, now, account));
+        if stated {
+            self.alert_if_low(now);
+        }
+        stated
+    }
+
     async fn follow(
         &self,
         client: &reqwest::Client,
         request: &UpstreamRequest,
+        sender: Sender<'_>,
     ) -> Result<UpstreamResponse, UpstreamError> {
         let mut url = self
             .origin
             .join(&request.path)
             .map_err(|_| UpstreamError::Unsendable)?;
         for _ in 0..=MAX_REDIRECTS {
-            let response = match self.hop(client, request, &url).await {
+            let response = match self.hop(client, request, &url, sender).await {
                 Err(UpstreamError::Unsendable) if !self.is_own(&url) => {
                     return Err(UpstreamError::Protocol("a redirect to no usable URL"));
                 }
@@ -105,7 +121,9 @@ impl Transport {
         client: &reqwest::Client,
         request: &UpstreamRequest,
         url: &Url,
+        sender: Sender<'_>,
     ) -> Result<Response, UpstreamError> {
+        let auth = &sender.account.auth;
         let scope = Some(request.scope.as_str());
         let own = self.is_own(url);
         let identity = match request.auth {
@@ -118,7 +136,7 @@ impl Transport {
                 authorization.clone()
             }
             AuthSource::Gateway | AuthSource::Anonymous => {
-                self.auth.authorization(scope, identity).await?
+                auth.authorization(scope, identity).await?
             }
         };
         let response = self.request(client, request, url, sent.as_ref()).await?;
@@ -132,11 +150,9 @@ impl Transport {
         }
         let headers = response.headers();
         let answer = if own {
-            self.auth
-                .answer(headers, scope, sent.as_ref(), identity)
-                .await?
+            auth.answer(headers, scope, sent.as_ref(), identity).await?
         } else {
-            self.auth.answer_redirect_target(headers, url).await?
+            auth.answer_redirect_target(headers, url).await?
         };
         match answer {
             Some(answer) => self.request(client, request, url, Some(&answer)).await,

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Upstream;
+use super::account::AccountName;
+use super::accounts::AccountState;
 use super::observations::ResponseTimes;
 
 /// The state of one upstream.
@@ -10,10 +12,12 @@ use super::observations::ResponseTimes;
 pub struct UpstreamHealth {
     /// The state of the circuit breaker of the host.
     pub breaker: BreakerState,
-    /// How long manifest GETs are held back after a 429.
+    /// How long manifest GETs are held back after a 429, with all accounts.
     pub limited_for: Option<Duration>,
-    /// The pulls that it allows, as it last said.
+    /// The pulls that it allows, all accounts together.
     pub remaining_pulls: Option<RemainingPulls>,
+    /// One for each account, in the configured order; one without a name if there are none.
+    pub accounts: Vec<AccountHealth>,
     /// How long its responses took lately.
     pub response_times: Option<ResponseTimes>,
     /// When a request failed last, and why.
@@ -36,7 +40,21 @@ pub enum BreakerState {
     HalfOpen,
 }
 
-/// The pulls that a registry allows (`ratelimit-*`, as Docker Hub sends them).
+/// The state of one account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountHealth {
+    /// Its name.
+    pub name: AccountName,
+    /// Whether the registry refused its login a short while ago.
+    pub refused: bool,
+    /// How long manifest GETs are held back after a 429.
+    pub limited_for: Option<Duration>,
+    /// The pulls that the registry allows it.
+    pub remaining_pulls: Option<RemainingPulls>,
+}
+
+/// The pulls that a registry allows (`ratelimit-*`, as Docker Hub sends them), as it last said, less what was requested
+/// since; after a window all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemainingPulls {
     /// How many are left.
@@ -51,16 +69,47 @@ pub struct RemainingPulls {
     pub observed_at: SystemTime,
 }
 
+impl RemainingPulls {
+    /// These and those of another account.
+    fn and(self, other: Self) -> Self {
+        let sum = |one: u64, other: u64| one.saturating_add(other);
+        Self {
+            remaining: sum(self.remaining, other.remaining),
+            limit: self
+                .limit
+                .zip(other.limit)
+                .map(|(one, other)| sum(one, other)),
+            window: self.window.max(other.window),
+            source: None,
+            observed_at: self.observed_at.max(other.observed_at),
+        }
+    }
+}
+
 impl Upstream {
     /// Its state at `now`.
     pub fn health(&self, now: Instant) -> UpstreamHealth {
-        let limits = &self.transport.limits;
+        let (limits, accounts) = (&self.transport.limits, &self.transport.accounts);
+        let states: Vec<_> = accounts.all().iter().map(|one| one.health(now)).collect();
+        let pulls = states.iter().filter_map(|one| one.remaining_pulls.clone());
         UpstreamHealth {
             breaker: limits.circuit.breaker_state(now),
-            limited_for: limits.rate_limit.limited_for(now),
-            remaining_pulls: limits.rate_limit.remaining_pulls(),
+            limited_for: accounts.limited_for(now),
+            remaining_pulls: pulls.reduce(RemainingPulls::and),
+            accounts: states,
             response_times: limits.observations.response_times(now),
             last_failure: limits.observations.last_failure(),
+        }
+    }
+}
+
+impl AccountState {
+    fn health(&self, now: Instant) -> AccountHealth {
+        AccountHealth {
+            name: self.name.clone(),
+            refused: self.is_refused(now),
+            limited_for: self.rate_limit.limited_for(now),
+            remaining_pulls: self.rate_limit.remaining_pulls(now),
         }
     }
 }

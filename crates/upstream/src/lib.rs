@@ -4,12 +4,14 @@
 //! status keeps its meaning: missing, refused, limited and broken are different errors.
 
 mod account;
+mod accounts;
 mod addresses;
 mod anonymous;
 mod attempt;
 mod auth;
 mod blob;
 mod body_end;
+mod budget;
 mod catalogue;
 mod circuit;
 mod clients;
@@ -31,17 +33,18 @@ mod transport;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method};
 use reqwest::Url;
 
-pub use account::{Account, Credentials};
+pub use account::{Account, AccountName, Credentials};
 pub use blob::{BlobBody, BlobRange};
 pub use body_end::{BodyEnd, is_whole_json};
+pub use budget::Pulls;
 pub use catalogue::CataloguePage;
 pub use error::UpstreamError;
-pub use health::{BreakerState, RemainingPulls, UpstreamHealth};
+pub use health::{AccountHealth, BreakerState, RemainingPulls, UpstreamHealth};
 pub use lists::Page;
 pub use manifest::{Manifest, ManifestHead};
 pub use observations::ResponseTimes;
@@ -52,6 +55,7 @@ pub use request::{BODY_HEADERS_TIMEOUT, Identity, SHORT_TIMEOUT, UpstreamRequest
 pub use response::{UpstreamResponse, WholeResponse};
 
 use account::Login;
+use accounts::{AccountState, Accounts};
 use addresses::RedirectPolicy;
 use auth::Auth;
 use clients::Clients;
@@ -75,8 +79,8 @@ pub struct Settings {
     pub registry: String,
     /// Scheme and authority without a trailing slash: `https://registry-1.docker.io`.
     pub origin: String,
-    /// The gateway's account at the registry; `None`: anonymous.
-    pub account: Option<Account>,
+    /// The gateway's accounts at the registry, which are equal in rights; none: anonymous.
+    pub accounts: Vec<Account>,
     /// A PEM file of CAs, added to the system's roots. Reloaded when it changes.
     pub ca: Option<PathBuf>,
     /// Hosts of trusted token realms, besides the registry's own registrable domain.
@@ -158,7 +162,7 @@ impl Upstream {
         let Settings {
             registry,
             origin,
-            account,
+            accounts,
             ca,
             auth_hosts,
             idle,
@@ -169,20 +173,26 @@ impl Upstream {
         };
         let redirects = RedirectPolicy::new(url.host_str().unwrap_or_default());
         let clients = Clients::open(&registry, &redirects, ca, idle)?;
-        let login = account.map(|account| Login::new(account, &registry));
-        let auth = Auth::new(TokenClient {
-            origin: url.clone(),
-            redirects: redirects.clone(),
-            auth_hosts,
-            login,
-            clients: clients.clone(),
-        });
+        let account = |account: Option<Account>| {
+            let name = account.as_ref().map(Account::name);
+            let auth = Auth::new(TokenClient {
+                origin: url.clone(),
+                redirects: redirects.clone(),
+                auth_hosts: auth_hosts.clone(),
+                login: account.map(|account| Login::new(account, &registry)),
+                clients: clients.clone(),
+            });
+            AccountState::new(name.unwrap_or(AccountName::Anonymous), auth)
+        };
+        let mut accounts = accounts.into_iter();
+        let first = account(accounts.next());
+        let others = accounts.map(|one| account(Some(one))).collect();
         let limits = Arc::new(Limits::default());
         let transport = Transport {
             probe: Probe::new(&url, probe, &limits),
+            accounts: Accounts::new(first, others),
             origin: url,
             redirects,
-            auth,
             limits,
             counted: metrics::Upstream::of(&registry),
             absent: false,
@@ -202,7 +212,7 @@ impl Upstream {
         let mut upstream = Self::new(Settings {
             registry: registry.to_owned(),
             origin: NOWHERE.to_owned(),
-            account: None,
+            accounts: Vec::new(),
             ca: None,
             auth_hosts: Vec::new(),
             idle: None,
@@ -238,13 +248,24 @@ impl Upstream {
         }
     }
 
-    /// The account as an `Authorization` of scheme Basic, for servers that want it without a challenge; `None` without an
-    /// account.
+    /// The first account that is not refused as an `Authorization` of scheme Basic, for servers that want it without a
+    /// challenge; `None` without an account.
     ///
     /// # Errors
     /// [`UpstreamError::Helper`] when a credential helper fails.
     pub async fn account_authorization(&self) -> Result<Option<HeaderValue>, UpstreamError> {
-        self.transport.auth.account().await
+        let account = self.transport.accounts.first(Instant::now());
+        account.auth.account().await
+    }
+
+    /// The pulls that the registry allows at `now`, all accounts together; `None` unless it counts them and says so. A
+    /// client's own login has none.
+    pub fn pulls(&self, now: Instant) -> Option<Pulls> {
+        match self.auth {
+            AuthSource::Gateway => self.transport.accounts.pulls(now),
+            AuthSource::Anonymous => self.transport.accounts.anonymous().pulls(now),
+            AuthSource::Caller(_) | AuthSource::Preemptive(_) => None,
+        }
     }
 
     /// Scheme and authority, for the log.

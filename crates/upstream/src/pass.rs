@@ -12,7 +12,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc;
 
-use super::request::{AuthSource, Identity, RequestKind};
+use super::auth::Auth;
+use super::request::{AuthSource, Identity};
 use super::{BodyEnd, SHORT_TIMEOUT, Upstream, UpstreamError};
 
 /// The limit on the response to a complete write: a registry may move a whole layer before it responds.
@@ -188,15 +189,14 @@ impl Upstream {
         }
         let client = self.clients.pass_through();
         let began = Instant::now();
-        transport
-            .probe
-            .admit(&client, RequestKind::Other, &[])
-            .await?;
+        transport.probe.admit(&client, &[]).await?;
         let url = transport
             .origin
             .join(&passing.target)
             .map_err(|_| UpstreamError::Unsendable)?;
-        let authorization = self.pass_authorization(&passing.scope).await?;
+        // One account for all requests of an upload.
+        let account = &transport.accounts.first(began).auth;
+        let authorization = self.pass_authorization(account, &passing.scope).await?;
         let body = passing.body.take();
         let request = |authorization: Option<&HeaderValue>| {
             let request = client
@@ -214,7 +214,10 @@ impl Upstream {
                 let request = request(sent).body(reqwest::Body::wrap(body));
                 request.send().await.map_err(UpstreamError::from)
             }
-            None => self.pass_bodiless(&passing, sent, request).await?,
+            None => {
+                let bodiless = self.pass_bodiless(account, &passing, sent, request);
+                bodiless.await?
+            }
         };
         transport.passed(&client, &response, began);
         let code = response.as_ref().ok().map(|got| got.status().as_u16());
@@ -233,6 +236,7 @@ impl Upstream {
     /// outer error is that of the login.
     async fn pass_bodiless(
         &self,
+        auth: &Auth,
         passing: &Passing,
         sent: Option<&HeaderValue>,
         request: impl Fn(Option<&HeaderValue>) -> reqwest::RequestBuilder,
@@ -247,7 +251,7 @@ impl Upstream {
         let challenged = matches!(self.auth, AuthSource::Gateway | AuthSource::Anonymous);
         match answered(request(sent), timeout).await {
             Ok(refused) if refused.status() == StatusCode::UNAUTHORIZED && challenged => {
-                let (auth, scope) = (&self.transport.auth, Some(passing.scope.as_str()));
+                let scope = Some(passing.scope.as_str());
                 let answer = auth
                     .answer(refused.headers(), scope, sent, Identity::Account)
                     .await?;
@@ -264,14 +268,17 @@ impl Upstream {
     }
 
     /// The `Authorization` to pass a request through with. The login must be known before a body's first byte.
-    async fn pass_authorization(&self, scope: &str) -> Result<Option<HeaderValue>, UpstreamError> {
+    async fn pass_authorization(
+        &self,
+        auth: &Auth,
+        scope: &str,
+    ) -> Result<Option<HeaderValue>, UpstreamError> {
         match &self.auth {
             AuthSource::Caller(authorization) | AuthSource::Preemptive(authorization) => {
                 Ok(authorization.clone())
             }
             AuthSource::Gateway | AuthSource::Anonymous => {
-                self.learn_login().await?;
-                let auth = &self.transport.auth;
+                self.learn_login(auth).await?;
                 auth.authorization(Some(scope), Identity::Account).await
             }
         }
@@ -280,8 +287,7 @@ impl Upstream {
 
 impl Upstream {
     /// Finds out which login the registry asks for, if that is unknown: the login must be known before a body's first byte.
-    async fn learn_login(&self) -> Result<(), UpstreamError> {
-        let auth = &self.transport.auth;
+    async fn learn_login(&self, auth: &Auth) -> Result<(), UpstreamError> {
         if auth.is_known() {
             return Ok(());
         }

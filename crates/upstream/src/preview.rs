@@ -70,9 +70,12 @@ impl Upstream {
     pub fn preview_request(&self, request: &UpstreamRequest, now: Instant) -> Preview {
         let transport = &self.transport;
         let keys = transport.keys(request);
-        let admitted = transport.limits.admit(request.kind, &keys, now);
+        let sender = transport
+            .accounts
+            .sender(&request.auth, request.kind, &[], now);
+        let admitted = sender.and_then(|_| transport.limits.circuit.admit(&keys, now));
         let is_hub = || transport.counted.registry() == HUB;
-        let has_limit = || transport.limits.rate_limit.remaining_pulls().is_some();
+        let has_limit = || transport.accounts.states_a_limit(now);
         Preview {
             method: request.method.clone(),
             url: format!("{}{}", self.origin(), request.path),

@@ -12,7 +12,6 @@ use tokio::sync::Mutex;
 use super::UpstreamError;
 use super::circuit::{BreakerDecision, FailureKey};
 use super::limits::Limits;
-use super::request::RequestKind;
 
 /// The limit on a probe. A request that waits for it still has time for itself.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -41,23 +40,18 @@ impl Probe {
     /// Waits until a request may be sent: where the host was down, until a probe shows whether it is back.
     ///
     /// # Errors
-    /// As [`Limits::admit`].
-    pub async fn admit(
-        &self,
-        client: &Client,
-        kind: RequestKind,
-        keys: &[FailureKey],
-    ) -> Result<(), UpstreamError> {
-        if self.limits.admit(kind, keys, Instant::now())? == BreakerDecision::Granted {
+    /// [`UpstreamError::CircuitOpen`] during a backoff.
+    pub async fn admit(&self, client: &Client, keys: &[FailureKey]) -> Result<(), UpstreamError> {
+        if self.limits.circuit.admit(keys, Instant::now())? == BreakerDecision::Granted {
             return Ok(());
         }
         let permit = self.in_flight.lock().await;
         // Another request may have probed meanwhile.
-        if self.limits.admit(kind, keys, Instant::now())? == BreakerDecision::ProbeFirst {
+        if self.limits.circuit.admit(keys, Instant::now())? == BreakerDecision::ProbeFirst {
             self.ask(client).await;
         }
         drop(permit);
-        match self.limits.admit(kind, keys, Instant::now())? {
+        match self.limits.circuit.admit(keys, Instant::now())? {
             BreakerDecision::Granted => Ok(()),
             BreakerDecision::ProbeFirst => Err(UpstreamError::CircuitOpen),
         }

@@ -28,7 +28,7 @@ pub(super) struct TokenRealm {
     pub service: Option<String>,
 }
 
-/// What a token is requested for. The account is the same for all tokens of a registry.
+/// What a token is requested for, with one account.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TokenCacheKey {
     pub realm: TokenRealm,

@@ -7,8 +7,8 @@ use http::HeaderValue;
 use reqwest::{Response, Url};
 
 use super::UpstreamError;
+use super::accounts::{Accounts, Sender, asks_the_next, weightier};
 use super::addresses::RedirectPolicy;
-use super::auth::Auth;
 use super::body_end::{BodyEnd, is_whole_json};
 use super::circuit::{FailureKey, HostHealth};
 use super::limits::Limits;
@@ -30,7 +30,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 pub(super) struct Transport {
     pub origin: Url,
     pub redirects: RedirectPolicy,
-    pub auth: Auth,
+    pub accounts: Accounts,
     pub limits: Arc<Limits>,
     pub probe: Probe,
     /// Counts the requests that are sent.
@@ -40,7 +40,7 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    /// Sends a request until it succeeds, fails for good, or times out.
+    /// Sends a request until it succeeds, fails for good, or times out. What one account is refused is asked with the next.
     ///
     /// # Errors
     /// A refusal or failure of the upstream.
@@ -53,15 +53,44 @@ impl Transport {
             return Err(UpstreamError::NotFound);
         }
         let keys = self.keys(request);
-        let began = Instant::now();
-        let deadline = tokio::time::Instant::from_std(began) + request.timeout;
-        self.probe.admit(client, request.kind, &keys).await?;
+        let deadline = tokio::time::Instant::now() + request.timeout;
+        let (mut asked, mut refusal) = (Vec::new(), None);
+        loop {
+            let now = Instant::now();
+            let sender = self
+                .accounts
+                .sender(&request.auth, request.kind, &asked, now)?;
+            let Some(sender) = sender else {
+                return Err(refusal.unwrap_or(UpstreamError::NotFound));
+            };
+            self.probe.admit(client, &keys).await?;
+            let outcome = self.repeat(client, request, sender, deadline).await;
+            self.note_outcome(client, request, sender, &outcome, keys, now);
+            match outcome {
+                Err(error) if asks_the_next(&error) => {
+                    let error = with_cool_down(error, sender);
+                    refusal = Some(weightier(refusal, error));
+                    asked.push(sender.index);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Sends a request with one account, again after a transient failure.
+    async fn repeat(
+        &self,
+        client: &reqwest::Client,
+        request: &UpstreamRequest,
+        sender: Sender<'_>,
+        deadline: tokio::time::Instant,
+    ) -> Result<UpstreamResponse, UpstreamError> {
         let mut attempt = 0;
-        let outcome = loop {
+        loop {
             attempt += 1;
-            let timed = tokio::time::timeout_at(deadline, self.attempt(client, request));
+            let timed = tokio::time::timeout_at(deadline, self.attempt(client, request, sender));
             let Ok(outcome) = timed.await else {
-                break Err(UpstreamError::Timeout);
+                return Err(UpstreamError::Timeout);
             };
             match outcome {
                 Err(error) if attempt < attempts_after(&error) => {
@@ -70,34 +99,62 @@ impl Transport {
                         .await
                         .is_err()
                     {
-                        break Err(error);
+                        return Err(error);
                     }
                 }
-                outcome => break outcome,
+                outcome => return outcome,
             }
-        };
-        match &outcome {
-            Err(error) if error.means_down() => self.failed(client, error, keys, began),
-            // A client's own rate limit says nothing about the gateway's.
-            Err(UpstreamError::TooManyRequests { retry_after })
-                if !matches!(request.auth, AuthSource::Caller(_)) =>
-            {
-                self.limits
-                    .rate_limit
-                    .rate_limited(*retry_after, Instant::now());
+        }
+    }
+
+    /// Notes what the outcome of a request that was first sent at `began` implies about the host and the account.
+    fn note_outcome(
+        &self,
+        client: &reqwest::Client,
+        request: &UpstreamRequest,
+        sender: Sender<'_>,
+        outcome: &Result<UpstreamResponse, UpstreamError>,
+        keys: [FailureKey; 2],
+        began: Instant,
+    ) {
+        match (outcome, sender.rate_limit) {
+            (Err(error), _) if error.means_down() => self.failed(client, error, keys, began),
+            (Err(UpstreamError::TooManyRequests { retry_after }), Some(rate_limit)) => {
+                let now = Instant::now();
+                rate_limit.rate_limited(*retry_after, now);
+                self.alert_if_low(now);
             }
             _ => self.limits.circuit.request_succeeded(&keys),
         }
-        if let (Err(error), AuthSource::Gateway) = (&outcome, &request.auth)
-            && self.auth.refuses_account(error)
+        if let (Err(error), AuthSource::Gateway) = (outcome, &request.auth)
+            && sender.account.auth.refuses_account(error)
         {
-            alerts::raise(
-                AlertKind::AccountRefused,
-                self.counted.registry(),
-                "the registry refuses the gateway's account",
-            );
+            sender.account.refused(Instant::now());
+            let registry = self.counted.registry();
+            let subject = if self.accounts.all().len() == 1 {
+                registry.to_owned()
+            } else {
+                format!("{registry} ({})", sender.account.name.as_str())
+            };
+            let message = "the registry refuses the gateway's account";
+            alerts::raise(AlertKind::AccountRefused, subject, message);
         }
-        outcome
+    }
+
+    /// Raises an alert while only the reserve is left of the pulls, all accounts together.
+    pub fn alert_if_low(&self, now: Instant) {
+        let Some(pulls) = self.accounts.pulls(now) else {
+            return;
+        };
+        if pulls.allow_replacing() {
+            return;
+        }
+        let (left, limit) = (pulls.remaining, pulls.limit);
+        alerts::raise(
+            AlertKind::BudgetLow,
+            self.counted.registry(),
+            format!("{left} of {limit} pulls are left; they are reserved for what is not cached"),
+        );
     }
 
     /// Sends a request that is optional: once, and without a consequence for other requests.
@@ -110,8 +167,13 @@ impl Transport {
         request: &UpstreamRequest,
     ) -> Result<UpstreamResponse, UpstreamError> {
         let keys = self.keys(request);
-        self.probe.admit(client, request.kind, &keys).await?;
-        let timed = tokio::time::timeout(request.timeout, self.attempt(client, request));
+        let sender = self
+            .accounts
+            .sender(&request.auth, request.kind, &[], Instant::now())?;
+        let sender = sender.ok_or(UpstreamError::NotFound)?;
+        self.probe.admit(client, &keys).await?;
+        let attempt = self.attempt(client, request, sender);
+        let timed = tokio::time::timeout(request.timeout, attempt);
         timed.await.unwrap_or(Err(UpstreamError::Timeout))
     }
 
@@ -232,6 +294,18 @@ impl Transport {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// The error with the cool-down that follows it, if the registry named none.
+fn with_cool_down(error: UpstreamError, sender: Sender<'_>) -> UpstreamError {
+    match (error, sender.rate_limit) {
+        (UpstreamError::TooManyRequests { retry_after: None }, Some(rate_limit)) => {
+            UpstreamError::TooManyRequests {
+                retry_after: rate_limit.limited_for(Instant::now()),
+            }
+        }
+        (error, _) => error,
     }
 }
 

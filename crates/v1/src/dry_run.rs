@@ -12,7 +12,7 @@ use super::v2_to_v1::first_page;
 use super::{Registries, V1};
 use access::Permit;
 use mirror::{
-    DryRun, Freshness, MirrorError, PlannedRequest, ReadMethod, RequestReason, ResourceKind, Stale,
+    DryRun, Freshness, MirrorError, PlannedRequest, ReadMethod, RequestReason, ResourceKind, Stale, StaleReason,
     TagFreshness, fresh_for, stale_age,
 };
 use oci::cache_status::{CacheStatus, Forward};
@@ -42,8 +42,8 @@ pub struct PlannedV1Pull {
     pub source: V1Source,
     /// How the cache would handle the first request, for the list of images.
     pub cache: CacheStatus,
-    /// Whether that list is served without the registry's word, which cannot be had.
-    pub is_stale: bool,
+    /// Why that list is served without the registry's word, if it is.
+    pub stale: Option<StaleReason>,
     /// Whether the cached list of tags is trusted; of a bridged image, that of the v2 tag.
     pub tags: TagFreshness,
     /// The image that the tag names, as far as it is known.
@@ -155,7 +155,7 @@ fn bridged(
         source: V1Source::Bridge,
         // The list of images is generated.
         cache: CacheStatus::own("v1"),
-        is_stale: false,
+        stale: None,
         tags,
         image: head.digest.map(|digest| top_id(&digest, platform)),
         images: Vec::new(),
@@ -201,7 +201,7 @@ impl V1Run<'_> {
                 V1Source::PassThrough
             },
             cache: CacheStatus::forward(Forward::Bypass),
-            is_stale: false,
+            stale: None,
             tags: TagFreshness::Absent,
             image: None,
             images: Vec::new(),
@@ -221,7 +221,7 @@ impl V1Run<'_> {
         }
         let (_, first) = self.list(&lists)?;
         pull.cache = first.cache_status(false);
-        pull.is_stale = first.stale().is_some();
+        pull.stale = first.stale().map(|stale| stale.reason);
         let (known, _) = self.list(&tags)?;
         pull.tags = known.freshness;
         let bytes = known.bytes.unwrap_or_default();

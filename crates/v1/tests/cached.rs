@@ -25,7 +25,7 @@ fn settings(registry: &V1Registry, mirrored: bool) -> Settings {
     let upstream = upstream::Settings {
         registry: "old".into(),
         origin: registry.url(),
-        account: None,
+        accounts: Vec::new(),
         ca: None,
         auth_hosts: Vec::new(),
         idle: None,

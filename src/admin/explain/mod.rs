@@ -231,7 +231,7 @@ const fn decision(verdict: Verdict) -> &'static str {
 
 const fn state(freshness: TagFreshness) -> &'static str {
     match freshness {
-        TagFreshness::Fresh(_) => "fresh",
+        TagFreshness::Fresh(_) | TagFreshness::Stretched(_) => "fresh",
         TagFreshness::Stale(_) => "stale",
         TagFreshness::Expired => "expired",
         TagFreshness::Absent => "absent",
@@ -263,7 +263,7 @@ fn tag_part(content: &ExplainedContent) -> Option<TagPart> {
     let freshness = content.pull.as_ref().ok()?.freshness?;
     let (age, left) = match freshness {
         TagFreshness::Stale(age) => (Some(age.as_secs()), None),
-        TagFreshness::Fresh(left) => (None, Some(left)),
+        TagFreshness::Fresh(left) | TagFreshness::Stretched(left) => (None, Some(left)),
         _ => (None, None),
     };
     Some(TagPart {

@@ -7,7 +7,7 @@ use gateway::{
     ChosenBy, ExplainedClient, ExplainedRoute, Explanation, Judgement, PullQuestion, PullSource,
     SpokenBecause, Verdict,
 };
-use mirror::{RegistryAnswer, RequestReason, TagFreshness};
+use mirror::{RegistryAnswer, RequestReason, StaleReason, TagFreshness};
 use oci::cache_status::{CacheOutcome, Forward};
 use oci::digest::Digest;
 use oci::manifest::AcceptClass;
@@ -113,6 +113,10 @@ pub fn tag(freshness: TagFreshness, age: Option<u64>, ttl: Option<Duration>) -> 
             let left = span(left.as_secs());
             format!("it is trusted for another {left}{ttl}")
         }
+        TagFreshness::Stretched(left) => {
+            let left = span(left.as_secs());
+            format!("few pulls are left, so that it is trusted for another {left}{ttl}")
+        }
         TagFreshness::Stale(_) => format!(
             "it was confirmed {age} ago{ttl}: the registry is asked, and it is served as it is if that does not answer"
         ),
@@ -205,7 +209,10 @@ pub fn answer(explained: &Explanation, question: &PullQuestion) -> String {
         _ if pull.source == PullSource::Bridge => "it is made from the v2 image",
         (None, _) => "from the cache, without the registry",
         (Some(Forward::Bypass), _) => "the registry's answer is passed on",
-        (Some(Forward::Stale), _) if pull.is_stale => {
+        (Some(Forward::Stale), _) if pull.stale == Some(StaleReason::Reserved) => {
+            "the tag has moved, and the few pulls that are left are for what is not cached"
+        }
+        (Some(Forward::Stale), _) if pull.stale.is_some() => {
             "the registry cannot be asked now, so that the cached answer is served"
         }
         (Some(Forward::Stale), CacheOutcome::Hit) => {

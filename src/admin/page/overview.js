@@ -150,7 +150,7 @@ const registries = ({ items }) => table("Registries and their health", [
   { title: "Health", cell: health },
   { title: "Latency, p95", class: "wide tight", cell: ({ latency: time }) =>
     (time ? `${duration(time.p50_seconds)}, ${duration(time.p95_seconds)}` : "–") },
-  { title: "Pulls left", cell: ({ rate_limit: limit }) => pullsLeft(limit) },
+  { title: "Pulls left", cell: pulls },
   { title: "Failures", class: "wide number", cell: (row) => `${count(row.failures)} of ${count(row.requests)}` },
   { title: "Fills", class: "wide number", cell: (row) => `${row.fills_in_flight} of ${row.fills_limit}` },
 ], items, "No registries are configured.");
@@ -160,6 +160,12 @@ function health({ health: state, breaker, last_failure: failure }) {
   const waits = breaker.state === "open" ? ["retry ", ago(breaker.retry_at)] : breaker.state === "half-open" ? ["probing"] : [];
   const because = failure && `${waits.length ? " · " : ""}${failure.message}`;
   return [badge(kind, label), state === "failing" && el("div", { class: "muted" }, waits, because)];
+}
+
+function pulls({ rate_limit: limit, accounts }) {
+  if (accounts.length < 2) return pullsLeft(limit);
+  return [pullsLeft(limit), accounts.map((account) =>
+    el("div", { class: "muted" }, `${account.name}: `, account.refused ? badge("bad", "refused") : pullsLeft(account.rate_limit)))];
 }
 
 function pullsLeft(limit) {

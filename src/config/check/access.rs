@@ -58,10 +58,17 @@ fn without_access(registry: &Registry, node: &Node, report: &mut Report) {
         let message = "without access nobody can push to it; add access with rules, or remove push";
         report.warn(node.near("push").at, message);
     }
-    if registry.credentials.is_some() && registry.visibility == Visibility::Rules {
-        let message = "without access nobody can pull with the credentials; add access with rules, or write visibility: \
-                       public for what the registry serves anonymously";
-        report.warn(node.near("credentials").at, message);
+    if !registry.accounts.is_empty() && registry.visibility == Visibility::Rules {
+        let key = if node.is_set("accounts") {
+            "accounts"
+        } else {
+            "credentials"
+        };
+        let message = format!(
+            "without access nobody can pull with the {key}; add access with rules, or write visibility: public for what \
+             the registry serves anonymously"
+        );
+        report.warn(node.near(key).at, message);
     }
 }
 
@@ -108,13 +115,19 @@ mod tests {
                                visibility: public for what the registry serves anonymously";
         let warning = |at: &str, message: &str| format!("warning: {at}: {message}");
         let account = "credentials: {username: u, password: p}";
+        let accounts = "accounts: [{username: u, password: p}]";
         for (yaml, expected) in [
             ("registries: [{name: a, push: true}]".to_owned(), vec![warning("1:30", PUSH)]),
             (
                 format!("registries: [{{name: a, {account}}}]"),
                 vec![warning("1:37", ACCOUNT)],
             ),
+            (
+                format!("registries: [{{name: a, {accounts}}}]"),
+                vec![warning("1:34", &ACCOUNT.replace("credentials", "accounts"))],
+            ),
             (format!("registries: [{{name: a, visibility: public, {account}}}]"), vec![]),
+            (format!("registries: [{{name: a, visibility: public, {accounts}}}]"), vec![]),
             (
                 format!("registries: [{{name: a, push: true, {account}}}]"),
                 vec![warning("1:30", PUSH), warning("1:49", ACCOUNT)],

@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use super::super::fault::{Report, shown};
 use super::super::tree::Node;
-use super::super::{Config, Credentials, Tls};
+use super::super::credentials::account_nodes;
+use super::super::{Config, Tls};
 use gateway::{Certificate, TlsError, check_authorities};
 use runtime::keys_folder::{self, KeysFolderError};
 
@@ -38,12 +39,12 @@ pub fn check(config: &Config, tree: &Node, now: SystemTime, report: &mut Report)
         if let Some(ca) = &registry.ca {
             authorities(ca, node.near("ca"), report);
         }
-        if let Some(Credentials::PasswordFile { password_file, .. }) = &registry.credentials {
-            password(
-                password_file,
-                node.near("credentials").near("password_file"),
-                report,
-            );
+        for account in account_nodes(node) {
+            let file = account.entry("password_file").map(|entry| &entry.node);
+            let path = file.and_then(Node::text).filter(|path| !path.is_empty());
+            if let (Some(file), Some(path)) = (file, path) {
+                password(Path::new(path), file, report);
+            }
         }
     }
     let bucket = config.store.bucket.as_ref();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::registries::{PasswordFileError, account};
+use super::registries::{PasswordFileError, accounts};
 use crate::config::{Config, Visibility};
 use oci::digest::{Algorithm, Digest};
 use oci::name::Registry;
@@ -10,7 +10,7 @@ use upstream::Account;
 
 impl Config {
     /// The bucket, and the registries that share records there. Gateways share the records of a registry if they
-    /// send their requests to the same origin with the same account. A credential helper may answer differently
+    /// send their requests to the same origin with the same accounts. A credential helper may answer differently
     /// on each machine, and with `visibility: caller` the rights are the caller's, so such registries share no
     /// records. Reads password files.
     ///
@@ -30,11 +30,16 @@ impl Config {
         let mut views = HashMap::new();
         for registry in &self.registries {
             let Some(origin) = &registry.v2 else { continue };
-            let credentials = match self::account(registry)? {
-                _ if registry.visibility == Visibility::Caller => continue,
-                Some(Account::Helper(_)) => continue,
-                Some(Account::Fixed(credentials)) => Some(credentials),
-                None => None,
+            let fixed = accounts(registry)?
+                .into_iter()
+                .map(|account| match account {
+                    Account::Fixed(credentials) => Some(credentials),
+                    Account::Helper(_) => None,
+                });
+            let fixed: Option<Vec<_>> = fixed.collect();
+            let per_caller = registry.visibility == Visibility::Caller;
+            let Some(accounts) = fixed.filter(|_| !per_caller) else {
+                continue;
             };
             let key = account.as_ref().map(|(_, secret_key)| secret_key.as_str());
             // Images that the bridge converted from v1 have records under the same names.
@@ -42,7 +47,7 @@ impl Config {
                 Some(v1) => format!("{origin} {v1}"),
                 None => origin.to_string(),
             };
-            if let Some(view) = view(key, &origin, credentials.as_ref()) {
+            if let Some(view) = view(key, &origin, &accounts) {
                 views.insert(Registry::new(&registry.name), view);
             }
         }
@@ -72,21 +77,20 @@ impl Config {
     }
 }
 
-/// Names an origin and an account without revealing them: a MAC with the bucket's secret, since the name of an
-/// object must not help to guess a password. Without a secret only records of anonymous requests are shared.
-fn view(
-    key: Option<&str>,
-    origin: &str,
-    credentials: Option<&upstream::Credentials>,
-) -> Option<String> {
+/// Names an origin and its accounts, in any order, without revealing them: a MAC with the bucket's secret, since the name of
+/// an object must not help to guess a password. Without a secret only records of anonymous requests are shared.
+fn view(key: Option<&str>, origin: &str, accounts: &[upstream::Credentials]) -> Option<String> {
     use hmac::{Hmac, KeyInit as _, Mac as _};
 
-    let identity = match credentials {
-        None => return Some("anonymous-".to_owned() + &short(origin.as_bytes())),
-        Some(upstream::Credentials { username, password }) => {
-            format!("{origin}\n{username}\n{password}")
-        }
-    };
+    if accounts.is_empty() {
+        return Some("anonymous-".to_owned() + &short(origin.as_bytes()));
+    }
+    let mut logins: Vec<String> = accounts
+        .iter()
+        .map(|account| format!("\n{}\n{}", account.username, account.password))
+        .collect();
+    logins.sort_unstable();
+    let identity = format!("{origin}{}", logins.concat());
     let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key?.as_bytes()).ok()?;
     mac.update(identity.as_bytes());
     Some("account-".to_owned() + &short(&mac.finalize().into_bytes()))
@@ -100,6 +104,7 @@ fn short(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::slice;
 
     use super::*;
     use crate::config::tests::typed;
@@ -111,19 +116,26 @@ mod tests {
             password: password.into(),
         };
         let (me, token) = (credentials("me", "hunter2"), credentials("me", "token"));
+        let you = credentials("you", "hunter3");
         let views = [
-            view(Some("k"), "https://a", None),
-            view(Some("k"), "https://b", None),
-            view(Some("k"), "https://a", Some(&me)),
-            view(Some("k"), "https://b", Some(&me)),
-            view(Some("k"), "https://a", Some(&token)),
-            view(Some("other"), "https://a", Some(&me)),
+            view(Some("k"), "https://a", &[]),
+            view(Some("k"), "https://b", &[]),
+            view(Some("k"), "https://a", slice::from_ref(&me)),
+            view(Some("k"), "https://b", slice::from_ref(&me)),
+            view(Some("k"), "https://a", slice::from_ref(&token)),
+            view(Some("k"), "https://a", &[me.clone(), you.clone()]),
+            view(Some("other"), "https://a", slice::from_ref(&me)),
         ];
         let distinct: BTreeSet<_> = views.iter().flatten().collect();
         assert_eq!(distinct.len(), views.len(), "{views:?}");
-        assert_eq!(view(Some("k"), "https://a", Some(&me)), views[2]);
-        assert_eq!(view(None, "https://a", None), views[0]);
-        assert_eq!(view(None, "https://a", Some(&me)), None);
+        assert_eq!(view(Some("k"), "https://a", slice::from_ref(&me)), views[2]);
+        assert_eq!(
+            view(Some("k"), "https://a", &[you, me.clone()]),
+            views[5],
+            "in any order"
+        );
+        assert_eq!(view(None, "https://a", &[]), views[0]);
+        assert_eq!(view(None, "https://a", &[me]), None);
     }
 
     #[test]
@@ -136,6 +148,8 @@ registries:
   - {name: a, credentials: {username: me, password: p}}
   - {name: b, credentials: {helper: docker-credential-x}}
   - {name: c, hosts: [h], visibility: caller}
+  - {name: d, accounts: [{username: me, password: p}, {username: you, password: q}]}
+  - {name: e, accounts: [{username: me, password: p}, {helper: docker-credential-x}]}
 "#,
         );
         let config = config.expect("a configuration");
@@ -143,7 +157,7 @@ registries:
         let views = settings.expect("a bucket").views;
         let mut names: Vec<_> = views.keys().map(Registry::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["a", "docker.io"]);
+        assert_eq!(names, ["a", "d", "docker.io"]);
     }
 
     #[test]

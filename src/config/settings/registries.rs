@@ -36,7 +36,7 @@ impl Config {
                 stale_after: stale_after(registry),
                 content_scope: match registry.visibility {
                     Visibility::Caller => mirror::ContentScope::Caller,
-                    Visibility::Public if registry.credentials.is_some() => {
+                    Visibility::Public if !registry.accounts.is_empty() => {
                         mirror::ContentScope::PublicOnly
                     }
                     Visibility::Public | Visibility::Rules => mirror::ContentScope::Account,
@@ -64,8 +64,12 @@ impl Config {
             let index = registry.v1_index.as_ref();
             // The gateway's account may read more than the public, cached or not.
             let is_public = !registry.push && registry.visibility == Visibility::Public;
-            let account = account(registry)?.filter(|_| !is_public);
-            let v1_upstream = |origin| v1_upstream(registry, origin, account.clone());
+            let first = if is_public {
+                None
+            } else {
+                accounts(registry)?.into_iter().next()
+            };
+            let v1_upstream = |origin| v1_upstream(registry, origin, first.clone());
             registries.push(v1::V1Settings {
                 registry: Registry::new(&registry.name),
                 mirrored: !registry.push && registry.cache,
@@ -114,7 +118,7 @@ fn v2_upstream(
     Ok(upstream::Settings {
         registry: registry.name.clone(),
         origin: origin.to_string(),
-        account: account(registry)?,
+        accounts: accounts(registry)?,
         ca: registry.ca.clone(),
         auth_hosts: registry.auth_hosts.clone(),
         idle: None,
@@ -136,27 +140,34 @@ fn v1_upstream(
     upstream::Settings {
         registry: registry.name.clone(),
         origin: origin.to_string(),
-        account,
+        accounts: account.into_iter().collect(),
         ca: registry.ca.clone(),
         auth_hosts: Vec::new(),
         idle: Some(Duration::from_secs(1)),
     }
 }
 
-/// The account that requests to a registry log in with. Reads a password file.
-pub(super) fn account(registry: &config::Registry) -> Result<Option<Account>, PasswordFileError> {
+/// The accounts that requests to a registry log in with. Reads password files.
+pub(super) fn accounts(registry: &config::Registry) -> Result<Vec<Account>, PasswordFileError> {
+    let account = |credentials| account(registry, credentials);
+    registry.accounts.iter().map(account).collect()
+}
+
+fn account(
+    registry: &config::Registry,
+    credentials: &Credentials,
+) -> Result<Account, PasswordFileError> {
     let fixed = |username: &str, password: &str| {
         let (username, password) = (username.to_owned(), password.to_owned());
-        Some(Account::Fixed(upstream::Credentials { username, password }))
+        Account::Fixed(upstream::Credentials { username, password })
     };
-    Ok(match &registry.credentials {
-        None => None,
-        Some(Credentials::Helper(program)) => Some(Account::Helper(program.clone())),
-        Some(Credentials::Password { username, password }) => fixed(username, password.expose()),
-        Some(Credentials::PasswordFile {
+    Ok(match credentials {
+        Credentials::Helper(program) => Account::Helper(program.clone()),
+        Credentials::Password { username, password } => fixed(username, password.expose()),
+        Credentials::PasswordFile {
             username,
             password_file,
-        }) => {
+        } => {
             let password =
                 std::fs::read_to_string(password_file).map_err(|source| PasswordFileError {
                     registry: registry.name.clone(),
@@ -190,7 +201,7 @@ mod tests {
             let v1 = settings.registries.first().expect("a v1 registry");
             let index = v1.index.as_ref().expect("an index");
             for server in [&v1.upstream, index] {
-                assert_eq!(server.account.is_some(), has_account, "{keys}");
+                assert_eq!(!server.accounts.is_empty(), has_account, "{keys}");
             }
         }
     }

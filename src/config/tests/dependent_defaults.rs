@@ -9,8 +9,19 @@ fn defaults_that_depend() {
     let with_credentials =
         registry("registries: [{name: a.example, credentials: {helper: docker-credential-x}}]");
     assert_eq!(with_credentials.visibility, Visibility::Rules);
-    let helper = with_credentials.credentials.unwrap();
-    assert!(matches!(helper, Credentials::Helper(name) if name == "docker-credential-x"));
+    let helper = &with_credentials.accounts[..];
+    assert!(matches!(helper, [Credentials::Helper(name)] if name == "docker-credential-x"));
+
+    let accounts = "accounts: [{username: a, password: x}, {username: b, password_file: p}]";
+    let with_accounts = registry(&format!("registries: [{{name: a.example, {accounts}}}]"));
+    assert_eq!(with_accounts.visibility, Visibility::Rules);
+    assert!(matches!(
+        &with_accounts.accounts[..],
+        [
+            Credentials::Password { username: a, .. },
+            Credentials::PasswordFile { username: b, .. }
+        ] if a == "a" && b == "b"
+    ));
 
     let without = registry("registries: [{name: a.example, credentials: off}]");
     assert_eq!(without.visibility, Visibility::Public);

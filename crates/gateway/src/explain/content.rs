@@ -7,7 +7,8 @@ use super::super::{AppState, failure, v1};
 use super::{Answer, ApiVersion, PullQuestion};
 use access::Permit;
 use mirror::{
-    DryRun, KnownTag, MirrorError, PlannedPull, PlannedRequest, RegistryAnswer, TagFreshness,
+    DryRun, KnownTag, MirrorError, PlannedPull, PlannedRequest, RegistryAnswer, StaleReason,
+    TagFreshness,
 };
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
@@ -38,8 +39,8 @@ pub struct ExplainedPull {
     pub manifest: Option<Digest>,
     /// How the cache would handle the first request.
     pub cache: CacheStatus,
-    /// Whether it is served without the registry's word, which cannot be had.
-    pub is_stale: bool,
+    /// Why it is served without the registry's word, if it is.
+    pub stale: Option<StaleReason>,
     /// Whether the tag of an image without a manifest is trusted.
     pub freshness: Option<TagFreshness>,
     /// Whether requests are left out that depend on what only the registry can name.
@@ -185,7 +186,7 @@ fn planned(
     Ok(ExplainedPull {
         manifest: manifest.digest,
         cache: manifest.cache,
-        is_stale: manifest.stale.is_some(),
+        stale: manifest.stale.map(|stale| stale.reason),
         is_incomplete,
         failures: failures
             .map(|(digest, error)| (digest.to_string(), error))
@@ -201,7 +202,7 @@ impl ExplainedPull {
             source,
             manifest: None,
             cache: CacheStatus::HIT,
-            is_stale: false,
+            stale: None,
             freshness: None,
             is_incomplete: true,
             failures: Vec::new(),

@@ -81,7 +81,7 @@ pub fn explained(
         ExplainedPull {
             manifest: planned.manifest,
             cache: planned.cache,
-            is_stale: planned.is_stale,
+            stale: planned.stale,
             freshness: (source != PullSource::V1PassThrough).then_some(planned.tags),
             is_incomplete: planned.is_incomplete,
             image_id: planned.image.map(|id| id.to_string()),

@@ -43,6 +43,8 @@ pub struct DryRun {
     requests: Vec<PlannedRequest>,
     /// The manifests that earlier reads of this run would have linked.
     linked: HashSet<Digest>,
+    /// Those that they would have fetched.
+    fetched: HashSet<Digest>,
     /// Whether earlier reads of this run would have been admitted to the repository.
     is_admitted: bool,
 }
@@ -139,6 +141,7 @@ impl Mirror {
             said,
             requests: Vec::new(),
             linked: HashSet::new(),
+            fetched: HashSet::new(),
             is_admitted: false,
         })
     }

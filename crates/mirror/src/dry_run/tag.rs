@@ -6,9 +6,11 @@ use super::{DryManifest, DryRun, RequestReason};
 use crate::MirrorError;
 use crate::error::ResourceKind;
 use crate::freshness::{
-    CheckedAnswer, Freshness, KnownAnswer, fresh_for, stale_age, stale_or_error,
+    CheckedAnswer, Freshness, KnownAnswer, Stale, fresh_for, stale_age, stale_or_error,
 };
 use crate::manifest::{ReadMethod, negative_key};
+use crate::tag_move::{Counterpart, counterparts};
+use oci::digest::Digest;
 use oci::manifest::{AcceptClass, default_image, is_index, is_signed_schema1};
 use oci::name::{Reference, Tag};
 use oci::v2::Resource;
@@ -24,7 +26,7 @@ pub struct KnownTag {
     pub pointer: Option<Pointer>,
     /// Whether it is trusted.
     pub freshness: TagFreshness,
-    /// How long a pointer is trusted.
+    /// How long a pointer is trusted, by the pulls that are left.
     pub ttl: Duration,
 }
 
@@ -33,6 +35,8 @@ pub struct KnownTag {
 pub enum TagFreshness {
     /// For so long.
     Fresh(Duration),
+    /// For so long, since few pulls are left.
+    Stretched(Duration),
     /// It has this age, and is served if the upstream cannot be asked.
     Stale(Duration),
     /// It is too old to be served without the upstream.
@@ -66,15 +70,22 @@ impl DryRun {
         let class = class.request_class();
         let key = TagKey::new(self.name(), class, tag);
         let pointer = self.inspect(&key).map(|found| found.value);
-        let (ttl, max_stale) = (self.origin.tag_ttl(), self.origin.max_stale());
+        let (tag_ttl, max_stale) = (self.origin.tag_ttl(), self.origin.max_stale());
+        let ttl = self.origin.tag_ttl_at(self.instant);
         let freshness = match &pointer {
             None if self.remembers_not_found(tag, class) => TagFreshness::NotFound,
             None => TagFreshness::Absent,
-            Some(Pointer { checked_at, .. }) => {
-                let fresh = fresh_for(*checked_at, ttl, self.now).map(TagFreshness::Fresh);
-                let stale = || stale_age(*checked_at, max_stale, self.now);
+            Some(known) => {
+                let at = known.checked_at;
+                let fresh = fresh_for(at, tag_ttl, self.now).map(TagFreshness::Fresh);
+                let stretched = || {
+                    let left = fresh_for(at, ttl, self.now);
+                    let left = left.filter(|_| self.is_manifest_stored(&known.digest));
+                    left.map(TagFreshness::Stretched)
+                };
+                let stale = || stale_age(at, max_stale, self.now);
                 let stale = || stale().map_or(TagFreshness::Expired, TagFreshness::Stale);
-                fresh.unwrap_or_else(stale)
+                fresh.or_else(stretched).unwrap_or_else(stale)
             }
         };
         KnownTag {
@@ -161,6 +172,13 @@ impl DryRun {
                 collapsed: false,
             });
         }
+        if let (TagFreshness::Stretched(left), Some(_)) = (freshness, &pointer) {
+            return Ok(CheckedAnswer {
+                answer: Target::of(pointer),
+                freshness: Freshness::Stretched { left },
+                collapsed: false,
+            });
+        }
         if self.remembers_not_found(tag, class) {
             return Err(ResourceKind::Manifest.remembered_unknown());
         }
@@ -174,7 +192,26 @@ impl DryRun {
             Some(KnownAnswer { answer, age })
         });
         let reason = age.map_or(RequestReason::TagUnknown, RequestReason::TagStale);
-        match self.ask_tag(tag, class, pointer.as_ref(), reason) {
+        let replaced = pointer.as_ref().filter(|known| {
+            usable.is_some() && self.is_manifest_stored(&known.digest)
+        });
+        if let (Some(replaced), Some(KnownAnswer { answer, age })) = (replaced, &usable) {
+            let moved = (TagKey::new(self.name(), class, tag), replaced.digest);
+            let deferred = self.state.deferred_moves.reason(&moved, self.instant);
+            if let Some(reason) = deferred {
+                return Ok(CheckedAnswer {
+                    answer: answer.clone(),
+                    freshness: Freshness::Stale(Stale { age: *age, reason }),
+                    collapsed: false,
+                });
+            }
+        }
+        let asked = self.ask_tag(tag, class, pointer.as_ref(), reason);
+        let followed = asked.and_then(|target| {
+            self.plan_move(replaced, &target)?;
+            Ok(target)
+        });
+        match followed {
             Ok(target) => Ok(CheckedAnswer {
                 freshness: compare(pointer.as_ref(), target.pointer.as_ref()),
                 answer: target,
@@ -182,6 +219,52 @@ impl DryRun {
             }),
             Err(error) => stale_or_error(usable, error.stale_reason(), error),
         }
+    }
+
+    /// Plans what is fetched before a tag follows to its target, as `MirrorState::fetch_moved`.
+    fn plan_move(
+        &mut self,
+        replaced: Option<&Pointer>,
+        target: &Target,
+    ) -> Result<(), MirrorError> {
+        let newer = target.pointer.as_ref().filter(|_| !target.is_fetched);
+        let (Some(replaced), Some(newer)) = (replaced, newer) else {
+            return Ok(());
+        };
+        if replaced.digest == newer.digest {
+            return Ok(());
+        }
+        self.plan_newer(&newer.digest, newer.size)?;
+        let read = |digest| self.manifest_bytes(digest).unwrap_or_default();
+        let (current, index) = (read(&replaced.digest), read(&newer.digest));
+        for Counterpart { cached, newer } in counterparts(&current, &index) {
+            if cached.is_none_or(|cached| self.is_manifest_stored(&cached)) {
+                self.plan_newer(&newer, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans the GET of a manifest that replaces a cached one, if it may be sent.
+    fn plan_newer(&mut self, digest: &Digest, size: Option<u64>) -> Result<(), MirrorError> {
+        if self.manifest_bytes(digest).is_some() {
+            return Ok(());
+        }
+        if !self.origin.allows_replacing(self.instant) {
+            return Err(MirrorError::Reserved);
+        }
+        let reference = Reference::Digest(*digest);
+        let read = Read::Manifest(&reference, AcceptClass::Full);
+        self.send(read, RequestReason::NotStored, size)?;
+        self.linked.insert(*digest);
+        self.fetched.insert(*digest);
+        Ok(())
+    }
+
+    /// As `MirrorState::is_manifest_stored`.
+    fn is_manifest_stored(&self, digest: &Digest) -> bool {
+        let link = self.inspect(&ManifestKey::new(self.name(), digest));
+        link.is_some_and(|link| self.manifest_bytes(&link.value.stored(digest)).is_some())
     }
 
     /// What the upstream would answer: the HEAD that an operator has sent, else what is known.
@@ -293,14 +376,10 @@ impl DryRun {
         if !is_signed_schema1(&pointer.media_type) {
             return true;
         }
-        let link = self.inspect(&ManifestKey::new(self.name(), &pointer.digest));
-        link.is_some_and(|link| {
-            let stored = link.value.stored(&pointer.digest);
-            self.manifest_bytes(&stored).is_some()
-        })
+        self.is_manifest_stored(&pointer.digest)
     }
 
-    fn is_converted(&self, digest: &oci::digest::Digest) -> bool {
+    fn is_converted(&self, digest: &Digest) -> bool {
         let fallback = self.state.fallback(&self.origin);
         fallback.is_some_and(|fallback| fallback.plan_content(self.name(), digest).is_some())
     }

@@ -188,18 +188,25 @@ impl RecordStore {
         }
     }
 
+    /// A record that another gateway shared in the bucket, if `accepts` allows it. It is not stored here.
+    pub async fn find_shared<K: TypedKey>(
+        &self,
+        key: &K,
+        accepts: impl Fn(&K::Value) -> bool,
+    ) -> Option<K::Value> {
+        let bucket = self.inner.bucket.get()?;
+        let record = bucket.record::<K::Value>(&key.clone().into()).await?;
+        accepts(&record).then_some(record)
+    }
+
     /// Opens a record that another gateway shared in the bucket, if `accepts` allows it, and stores it.
     pub async fn open_shared<K: TypedKey>(
         &self,
         key: &K,
         accepts: impl Fn(&K::Value) -> bool,
     ) -> Option<Arc<K::Value>> {
-        let bucket = self.inner.bucket.get()?;
         let question = self.ask(key);
-        let record = bucket.record::<K::Value>(question.inner.key()).await?;
-        if !accepts(&record) {
-            return None;
-        }
+        let record = self.find_shared(key, accepts).await?;
         match self.answer(&question, record, Reach::Local).await {
             Outcome::Current(record) => Some(record),
             // The record was removed meanwhile.

@@ -297,7 +297,8 @@ mod tests {
         let registry = Upstream::of("unit.example");
         registry.request("blob", Some(404));
         registry.request("blob", None);
-        registry.remaining(17);
+        registry.pulls("me", 17, Some(100));
+        registry.pulls("other", 3, None);
         let after = figures();
         assert!(after.manifest.requests >= before.manifest.requests + 2);
         assert!(after.manifest.hits > before.manifest.hits);
@@ -309,10 +310,7 @@ mod tests {
             .iter()
             .find(|one| one.registry == "unit.example");
         let mine = mine.expect("a counted registry");
-        assert_eq!(
-            (mine.requests, mine.failures, mine.remaining),
-            (2, 1, Some(17))
-        );
+        assert_eq!((mine.requests, mine.failures), (2, 1));
 
         let text = render(StoreFigures {
             bytes: 4096,
@@ -324,7 +322,9 @@ mod tests {
             "roadstead_store_objects 1",
             "roadstead_upstream_requests_total{code=\"404\",kind=\"blob\",registry=\"unit.example\"} 1",
             "roadstead_upstream_requests_total{code=\"none\",kind=\"blob\",registry=\"unit.example\"} 1",
-            "roadstead_ratelimit_remaining{registry=\"unit.example\"} 17",
+            "roadstead_ratelimit_remaining{account=\"me\",registry=\"unit.example\"} 17",
+            "roadstead_ratelimit_remaining{account=\"other\",registry=\"unit.example\"} 3",
+            "roadstead_ratelimit_limit{account=\"me\",registry=\"unit.example\"} 100",
             // A counter without events is 0, not absent.
             "registry_proxy_pushed_bytes_total{type=\"manifest\"} 0",
         ] {

@@ -11,6 +11,7 @@ use super::register::{counters, label, registered, signed, value};
 pub(super) struct Families {
     requests: IntCounterVec,
     remaining: IntGaugeVec,
+    limit: IntGaugeVec,
 }
 
 /// The current values for one registry.
@@ -22,16 +23,14 @@ pub struct UpstreamFigures {
     pub requests: u64,
     /// Requests without a response, or with a 5xx or 429.
     pub failures: u64,
-    /// The remaining pulls that the registry last reported.
-    pub remaining: Option<u64>,
 }
 
 impl Families {
     pub fn new(registry: &Registry) -> Self {
-        let remaining = Opts::new(
-            "roadstead_ratelimit_remaining",
-            "Remaining pulls, as last reported by the registry.",
-        );
+        let pulls = |name: &str, help: &str| {
+            let gauge = IntGaugeVec::new(Opts::new(name, help), &["registry", "account"]);
+            registered(registry, gauge)
+        };
         Self {
             requests: counters(
                 registry,
@@ -39,13 +38,20 @@ impl Families {
                 "Requests to registries and where they redirect to; the code is none where no answer came.",
                 &["registry", "kind", "code"],
             ),
-            remaining: registered(registry, IntGaugeVec::new(remaining, &["registry"])),
+            remaining: pulls(
+                "roadstead_ratelimit_remaining",
+                "Remaining pulls of an account (anonymous: of the address), as the registry last said, less those since.",
+            ),
+            limit: pulls(
+                "roadstead_ratelimit_limit",
+                "The pulls that the registry allows an account within its window.",
+            ),
         }
     }
 
     pub fn figures(&self) -> Vec<UpstreamFigures> {
         let mut figures: BTreeMap<String, UpstreamFigures> = BTreeMap::new();
-        let (requests, remaining) = (self.requests.collect(), self.remaining.collect());
+        let requests = self.requests.collect();
         for metric in requests
             .iter()
             .flat_map(prometheus::proto::MetricFamily::get_metric)
@@ -56,19 +62,6 @@ impl Families {
             if code == "none" || code == "429" || code.starts_with('5') {
                 one.failures += value(metric);
             }
-        }
-        for metric in remaining
-            .iter()
-            .flat_map(prometheus::proto::MetricFamily::get_metric)
-        {
-            let one = figures.entry(label(metric, "registry")).or_default();
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a count"
-            )]
-            let left = metric.get_gauge().get_value() as u64;
-            one.remaining = Some(left);
         }
         let named = figures
             .into_iter()
@@ -109,12 +102,14 @@ impl Upstream {
             .inc();
     }
 
-    /// Records the remaining pulls.
-    pub fn remaining(&self, pulls: u64) {
-        let gauge = METRICS
-            .upstream
-            .remaining
-            .with_label_values(&[&self.registry]);
-        gauge.set(signed(pulls));
+    /// Records the remaining pulls of an account, and of how many.
+    pub fn pulls(&self, account: &str, remaining: u64, limit: Option<u64>) {
+        let families = &METRICS.upstream;
+        let labels = [self.registry.as_str(), account];
+        let remaining_gauge = families.remaining.with_label_values(&labels);
+        remaining_gauge.set(signed(remaining));
+        if let Some(limit) = limit {
+            families.limit.with_label_values(&labels).set(signed(limit));
+        }
     }
 }

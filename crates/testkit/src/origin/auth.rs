@@ -24,11 +24,38 @@ pub enum Auth {
         /// The password.
         password: String,
     },
+    /// Several accounts by Basic, each with its repositories.
+    Users(Vec<User>),
     /// Those with a valid token.
     Bearer(Bearer),
     /// Each exact `Authorization` value and its repositories: without one, or with an unknown one, 401; for
     /// another repository, 404.
     Holders(Vec<(&'static str, Vec<&'static str>)>),
+}
+
+/// An account of [`Auth::Users`].
+#[derive(Clone, Debug)]
+pub struct User {
+    /// The user name.
+    pub name: &'static str,
+    /// The password.
+    pub password: &'static str,
+    /// The repositories that it may read: others are answered `refusal`. `None`: all.
+    pub repositories: Option<Vec<&'static str>>,
+    /// 401, 403 or 404.
+    pub refusal: u16,
+}
+
+impl User {
+    /// An account that may read everything.
+    pub const fn new(name: &'static str, password: &'static str) -> Self {
+        Self {
+            name,
+            password,
+            repositories: None,
+            refusal: 404,
+        }
+    }
 }
 
 /// A token server, and how the registry treats its tokens. Clones share the tokens, so that one origin
@@ -39,6 +66,8 @@ pub struct Bearer {
     pub realm: Option<String>,
     /// The account that may get tokens; `None`: anybody.
     pub account: Option<(String, String)>,
+    /// Further accounts that may.
+    pub more_accounts: Vec<(&'static str, &'static str)>,
     /// Repositories that are public to tokens without the account.
     pub public: Vec<&'static str>,
     /// `expires_in` in seconds; `None` omits the field, and tokens last 60 s.
@@ -65,6 +94,7 @@ pub struct Tokens {
 
 #[derive(Debug)]
 struct Token {
+    account: String,
     scopes: Vec<String>,
     until: Instant,
 }
@@ -74,6 +104,7 @@ impl Default for Bearer {
         Self {
             realm: None,
             account: None,
+            more_accounts: Vec::new(),
             public: Vec::new(),
             expires_in: Some(300),
             fields: vec!["token", "access_token"],
@@ -109,6 +140,15 @@ impl Auth {
                 let allowed = request.header("authorization") == Some(&wanted);
                 (!allowed).then(|| unauthorized("Basic realm=\"origin\"".to_owned()))
             }
+            Self::Users(users) => {
+                let Some(user) = user_of(users, request) else {
+                    return Some(unauthorized("Basic realm=\"origin\"".to_owned()));
+                };
+                let name = repository(&request.path)?;
+                let allowed = user.repositories.as_ref();
+                let allowed = allowed.is_none_or(|allowed| allowed.contains(&name));
+                (!allowed).then(|| Answer::error(user.refusal, "NAME_UNKNOWN"))
+            }
             Self::Bearer(bearer) => bearer.refuse(request, url),
             Self::Holders(holders) => {
                 let shown = request.header("authorization").unwrap_or_default();
@@ -120,6 +160,16 @@ impl Auth {
                 (!repositories.contains(&name)).then(|| Answer::error(404, "NAME_UNKNOWN"))
             }
         }
+    }
+
+    /// The account that a request is counted for; `anonymous` without one.
+    pub fn account_of(&self, request: &Recorded) -> String {
+        let known = match self {
+            Self::Users(users) => user_of(users, request).map(|user| user.name.to_owned()),
+            Self::Bearer(bearer) => bearer.holder(request),
+            _ => None,
+        };
+        known.unwrap_or_else(|| "anonymous".to_owned())
     }
 
     /// The response of the token endpoint, if this is a request to it.
@@ -167,6 +217,12 @@ impl Bearer {
         Some(unauthorized(self.challenge(url, scope.as_deref(), error)))
     }
 
+    /// The account that a request's token was issued to.
+    fn holder(&self, request: &Recorded) -> Option<String> {
+        let token = request.header("authorization")?.strip_prefix("Bearer ")?;
+        Some(self.tokens().valid.get(token)?.account.clone())
+    }
+
     fn challenge(&self, url: &str, scope: Option<&str>, error: &str) -> String {
         let own = format!("{url}/token");
         let realm = self.realm.as_deref().unwrap_or(&own);
@@ -181,7 +237,8 @@ impl Bearer {
         let body = String::from_utf8_lossy(&request.body);
         let mut fields = parameters(&request.query);
         fields.extend(parameters(&body));
-        let known = self.knows(request, &fields);
+        let account = self.account(request, &fields);
+        let known = account.is_some();
         if !known && (self.public.is_empty() || request.header("authorization").is_some()) {
             return unauthorized("Basic realm=\"token\"".to_owned());
         }
@@ -200,7 +257,12 @@ impl Bearer {
         let name = format!("token-{}", tokens.issued);
         let life = Duration::from_secs(self.expires_in.unwrap_or(60));
         let until = Instant::now() + life;
-        tokens.valid.insert(name.clone(), Token { scopes, until });
+        let token = Token {
+            account: account.unwrap_or_else(|| "anonymous".to_owned()),
+            scopes,
+            until,
+        };
+        tokens.valid.insert(name.clone(), token);
         let mut answer = json!({});
         for field in &self.fields {
             answer[field] = json!(name);
@@ -211,14 +273,31 @@ impl Bearer {
         Answer::json(200, &answer)
     }
 
-    fn knows(&self, request: &Recorded, fields: &[(String, String)]) -> bool {
+    /// The account that asks for a token; `None` if it has none that is known.
+    fn account(&self, request: &Recorded, fields: &[(String, String)]) -> Option<String> {
         let Some((user, password)) = &self.account else {
-            return true;
+            return Some("anonymous".to_owned());
         };
-        let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, v)| v);
-        request.header("authorization") == Some(&crate::basic(user, password))
-            || (field("username") == Some(user) && field("password") == Some(password))
+        let field = |name: &str| {
+            let found = fields.iter().find(|(key, _)| key == name);
+            found.map(|(_, value)| value.as_str())
+        };
+        let first = (user.as_str(), password.as_str());
+        let mut accounts = std::iter::once(first).chain(self.more_accounts.iter().copied());
+        let found = accounts.find(|(user, password)| {
+            request.header("authorization") == Some(&crate::basic(user, password))
+                || (field("username") == Some(user) && field("password") == Some(password))
+        });
+        found.map(|(user, _)| user.to_owned())
     }
+}
+
+/// The account that a request logs in with.
+fn user_of<'a>(users: &'a [User], request: &Recorded) -> Option<&'a User> {
+    let shown = request.header("authorization")?;
+    users
+        .iter()
+        .find(|user| shown == crate::basic(user.name, user.password))
 }
 
 /// The challenge of [`Auth::Holders`].

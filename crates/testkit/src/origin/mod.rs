@@ -14,6 +14,7 @@
 mod auth;
 mod content;
 mod fault;
+mod quota;
 mod record;
 mod respond;
 mod serve;
@@ -27,9 +28,10 @@ use bytes::Bytes;
 use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
 
-pub use auth::{Auth, Bearer, CHALLENGE};
+pub use auth::{Auth, Bearer, CHALLENGE, User};
 pub use content::{Image, MEDIA_CONFIG, MEDIA_INDEX, MEDIA_LAYER, MEDIA_MANIFEST};
 pub use fault::{Fault, Latch, Rule, RuleId};
+pub use quota::{PullCounter, PullTotals, Quota};
 pub use record::Recorded;
 
 use super::tls::Ca;
@@ -58,6 +60,7 @@ struct State {
     content: Content,
     rules: Rules,
     auth: Auth,
+    quotas: quota::Quotas,
     takes_pushes: bool,
     requests: Vec<Recorded>,
     /// The number of cleared requests; the first of `requests` has this number.
@@ -320,6 +323,30 @@ impl Origin {
     /// Revokes all tokens.
     pub fn revoke_tokens(&self) {
         self.change_bearer(Bearer::revoke);
+    }
+
+    // ---- limits ----
+
+    /// Limits pulls from now on, each account by itself.
+    pub fn limit_pulls(&self, quota: Quota) {
+        self.shared.state().quotas.set(Some(quota));
+    }
+
+    /// Lets the windows of all accounts pass.
+    pub fn renew_pulls(&self) {
+        self.shared.state().quotas.renew();
+    }
+
+    /// How many pulls an account has left; `anonymous` without one.
+    #[track_caller]
+    pub fn pulls_left(&self, account: &str) -> usize {
+        let left = self.shared.state().quotas.left(account);
+        left.expect("a limit of pulls")
+    }
+
+    /// The pulls of all accounts.
+    pub fn pull_totals(&self) -> PullTotals {
+        self.shared.state().quotas.totals()
     }
 
     // ---- recorded requests ----

@@ -102,6 +102,8 @@ async fn answer(
         if state.takes_pushes && answer.status == 405 {
             answer = respond::write(&mut state.content, &request).unwrap_or(answer);
         }
+        let account = state.auth.account_of(&request);
+        state.quotas.apply(&request, &account, &mut answer);
         (id, plan, answer)
     };
     if let Some(delay) = plan.find(|fault| match fault {
