@@ -46,7 +46,7 @@ fn cold_and_warm_pulls_are_counted_to_the_byte() {
         ("roadstead_store_evicted_bytes_total", 0),
         (
             "roadstead_ratelimit_remaining{account=\"anonymous\",registry=\"docker.io\"}",
-            75,
+            76,
         ),
         (&upstream("manifest_head", "200"), 1),
         (&upstream("manifest", "200"), 1),

@@ -72,10 +72,10 @@ fn budget_that_is_nearly_gone_is_an_alert() {
     });
     let gateway = alerting(&origin, &hooks, "", "");
     for number in 0..7 {
-        assert_eq!(hooks.count("POST", "/hook"), usize::from(number > 5));
+        assert_eq!(hooks.count("POST", "/hook"), usize::from(number > 4));
         let image = origin.push_image(&format!("library/app-{number}"), "latest", &[]);
         assert_eq!(get(gateway.url(1), None, &image.tag_path()).status(), 200);
-        if number == 5 {
+        if number == 4 {
             hooks.wait_for("POST", "/hook", 1);
         }
     }

@@ -5,12 +5,12 @@
 
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use reqwest::{Response, Url};
 
 use super::UpstreamError;
 use super::accounts::Sender;
-use super::rate_limit::{CountedRequest, RateLimit};
+use super::rate_limit::RateLimit;
 use super::request::{AuthSource, ContentCoding, Identity, RequestKind, UpstreamRequest};
 use super::response::{UpstreamResponse, read_body};
 use super::transport::Transport;
@@ -31,7 +31,7 @@ impl Transport {
     ) -> Result<UpstreamResponse, UpstreamError> {
         let asked_at = Instant::now();
         let counts = request.kind == RequestKind::ManifestGet;
-        let mut counted = sender.rate_limit.filter(|_| counts).map(RateLimit::count);
+        let counted = sender.rate_limit.filter(|_| counts).map(RateLimit::count);
         let response = self.follow(client, request, sender).await?;
         let status = response.response.status();
         let redirected = !self.is_own(response.response.url());
@@ -44,10 +44,17 @@ impl Transport {
         let (status, headers) = (response.response.status(), response.response.headers());
         let is_own = self.is_own(response.response.url());
         // Another host's numbers are no pulls of this registry.
-        if is_own && self.read_rate_limit(headers, sender, asked_at) {
-            counted.iter_mut().for_each(CountedRequest::stated);
+        let is_stated = is_own
+            && sender.rate_limit.is_some_and(|rate_limit| {
+                let account = sender.counted_as.as_str();
+                rate_limit.read(headers, asked_at, Instant::now(), account)
+            });
+        if let Some(counted) = counted {
+            counted.end(is_stated);
         }
-        drop(counted);
+        if is_stated {
+            self.alert_if_low(Instant::now());
+        }
         if status == StatusCode::NOT_FOUND && request.kind == RequestKind::Referrers {
             return Err(no_referrers(response.response).await);
         }
@@ -66,18 +73,6 @@ impl Transport {
             ));
         }
         Ok(response)
-    }
-
-    /// Reads what a response says of the pulls that are left; whether it says so.
-    fn read_rate_limit(&self, headers: &HeaderMap, sender: Sender<'_>, asked_at: Instant) -> bool {
-        let (now, account) = (Instant::now(), sender.counted_as.as_str());
-        let stated = sender
-            .rate_limit
-            .is_some_and(|rate_limit| rate_limit.read(headers, asked_at, now, account));
-        if stated {
-            self.alert_if_low(now);
-        }
-        stated
     }
 
     async fn follow(

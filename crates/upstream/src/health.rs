@@ -70,19 +70,16 @@ pub struct RemainingPulls {
 }
 
 impl RemainingPulls {
-    /// These and those of another account.
-    fn and(self, other: Self) -> Self {
+    /// The sums of several accounts; of one alone with what is counted.
+    fn of_all<'a>(accounts: impl Iterator<Item = &'a Self>) -> Option<Self> {
         let sum = |one: u64, other: u64| one.saturating_add(other);
-        Self {
-            remaining: sum(self.remaining, other.remaining),
-            limit: self
-                .limit
-                .zip(other.limit)
-                .map(|(one, other)| sum(one, other)),
-            window: self.window.max(other.window),
+        accounts.cloned().reduce(|all, one| Self {
+            remaining: sum(all.remaining, one.remaining),
+            limit: all.limit.zip(one.limit).map(|(all, one)| sum(all, one)),
+            window: all.window.max(one.window),
             source: None,
-            observed_at: self.observed_at.max(other.observed_at),
-        }
+            observed_at: all.observed_at.max(one.observed_at),
+        })
     }
 }
 
@@ -91,11 +88,11 @@ impl Upstream {
     pub fn health(&self, now: Instant) -> UpstreamHealth {
         let (limits, accounts) = (&self.transport.limits, &self.transport.accounts);
         let states: Vec<_> = accounts.all().iter().map(|one| one.health(now)).collect();
-        let pulls = states.iter().filter_map(|one| one.remaining_pulls.clone());
+        let pulls = states.iter().filter_map(|one| one.remaining_pulls.as_ref());
         UpstreamHealth {
             breaker: limits.circuit.breaker_state(now),
             limited_for: accounts.limited_for(now),
-            remaining_pulls: pulls.reduce(RemainingPulls::and),
+            remaining_pulls: RemainingPulls::of_all(pulls),
             accounts: states,
             response_times: limits.observations.response_times(now),
             last_failure: limits.observations.last_failure(),

@@ -208,16 +208,13 @@ impl Upstream {
             }
         };
         let sent = authorization.as_ref();
-        let response = match body {
+        let response = if let Some(body) = body {
             // The body's sender bounds the time.
-            Some(body) => {
-                let request = request(sent).body(reqwest::Body::wrap(body));
-                request.send().await.map_err(UpstreamError::from)
-            }
-            None => {
-                let bodiless = self.pass_bodiless(account, &passing, sent, request);
-                bodiless.await?
-            }
+            let request = request(sent).body(reqwest::Body::wrap(body));
+            request.send().await.map_err(UpstreamError::from)
+        } else {
+            let bodiless = self.pass_bodiless(account, &passing, sent, request);
+            bodiless.await?
         };
         transport.passed(&client, &response, began);
         let code = response.as_ref().ok().map(|got| got.status().as_u16());

@@ -59,9 +59,9 @@ impl Drop for CountedRequest<'_> {
 }
 
 impl CountedRequest<'_> {
-    /// Its response said what is left.
-    pub fn stated(&mut self) {
-        self.stated = true;
+    /// Its response has come; whether it said what is left.
+    pub fn end(mut self, stated: bool) {
+        self.stated = stated;
     }
 }
 
@@ -174,14 +174,10 @@ impl State {
     /// The cool-down after a 429 that names none: until the registry's reset if it names one, else so short that pulls which
     /// leave the window are used soon.
     fn cool_down(&self, now: Instant) -> Duration {
+        let window = self.window.unwrap_or(Duration::MAX);
         match self.budget.reset(now) {
             Some(reset) => reset.clamp(SHORTEST_COOL_DOWN, LONGEST_RESET),
-            None => {
-                let part = self
-                    .window
-                    .map_or(LONGEST_COOL_DOWN, |window| window / COOL_DOWNS_PER_WINDOW);
-                part.clamp(SHORTEST_COOL_DOWN, LONGEST_COOL_DOWN)
-            }
+            None => (window / COOL_DOWNS_PER_WINDOW).clamp(SHORTEST_COOL_DOWN, LONGEST_COOL_DOWN),
         }
     }
 }
@@ -292,9 +288,7 @@ mod tests {
         assert_eq!(rate_limit.left(Instant::now()), Some(19));
         drop(counted);
         assert_eq!(rate_limit.left(Instant::now()), Some(19));
-        let mut counted = rate_limit.count();
-        counted.stated();
-        drop(counted);
+        rate_limit.count().end(true);
         assert_eq!(rate_limit.left(Instant::now()), Some(19));
         rate_limit.rate_limited(Some(seconds(5)), Instant::now());
         let pulls = rate_limit.pulls(Instant::now()).expect("a limit");
