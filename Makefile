@@ -21,7 +21,7 @@ test-minimal: ## test the gateway built without the feature v1, in a few minutes
 test-browser: ## test the dashboard in headless Chromium, in a quarter of an hour
 	@scripts/test-browser.sh
 
-test-long: ## in an hour and a half: rights of random users, a soak, 200 kills, fuzzing
+test-long: ## in two hours: rights of random users, a soak, a week of CI, 200 kills, fuzzing
 	@scripts/test-long.sh
 
 bench: ## compare with nginx, docker-registry and Varnish in half an hour; writes docs/benchmarks.md

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The long forms of the randomised tests, one after the other. ROADSTEAD_MODEL_SECONDS (3600), ROADSTEAD_SOAK
-# (600) and ROADSTEAD_FUZZ_SECONDS (60, for each target) set their durations; ROADSTEAD_MODEL_SEED and
+# (600), ROADSTEAD_BUDGET (1008) and ROADSTEAD_FUZZ_SECONDS (60, for each target) set their durations; ROADSTEAD_MODEL_SEED and
 # ROADSTEAD_SEED repeat a run with the seed that it printed.
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
@@ -20,10 +20,12 @@ long() {
 export CI=true
 export ROADSTEAD_MODEL_SECONDS=${ROADSTEAD_MODEL_SECONDS:-3600}
 export ROADSTEAD_SOAK=${ROADSTEAD_SOAK:-600}
+export ROADSTEAD_BUDGET=${ROADSTEAD_BUDGET:-1008}
 export ROADSTEAD_KILLS=${ROADSTEAD_KILLS:-200}
 export ROADSTEAD_ROLLOUT=${ROADSTEAD_ROLLOUT:-5}
 export ROADSTEAD_PUSH_MIB=${ROADSTEAD_PUSH_MIB:-1024}
 long "a soak of $ROADSTEAD_SOAK s" soak::store_survives_long_load
+long "a week of CI in $ROADSTEAD_BUDGET s" budget::week::quota_of_one_address_lasts_for_a_ci
 long "$ROADSTEAD_ROLLOUT rollouts to a fleet" fleet::rollout::rollout_crosses_the_line_once
 long "$ROADSTEAD_KILLS kills" kill::store_is_consistent_after_kills
 long "a push of $ROADSTEAD_PUSH_MIB MiB" push::bodies::long_patch_keeps_memory_flat

@@ -45,8 +45,8 @@ pub use explain::document::{ExplainRequest, Explanation, JudgementPart};
 pub use manifest::{Blob, ContentState, Image};
 pub use registries::ConfiguredRegistry;
 pub use report::{
-    BucketState, Configuration, Overview, Page, ProblemBody, Pulls, PurgeReport, PurgeRequest,
-    RegistryState, VerifyEnd, VerifyLine, WarmLine, WarmRequest,
+    AccountState, BucketState, Configuration, Overview, Page, ProblemBody, Pulls, PurgeReport,
+    PurgeRequest, RateLimitState, RegistryState, VerifyEnd, VerifyLine, WarmLine, WarmRequest,
 };
 pub use route::Scope;
 pub use target::image;

@@ -8,7 +8,8 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 
 use crate::admin::{
-    BucketState, Overview, Pulls, PurgeReport, RegistryState, VerifyEnd, VerifyLine, WarmLine, span,
+    AccountState, BucketState, Overview, Pulls, PurgeReport, RateLimitState, RegistryState,
+    VerifyEnd, VerifyLine, WarmLine, span,
 };
 
 /// `1.5 GiB`
@@ -120,24 +121,53 @@ fn stale_line(served: &BTreeMap<String, u64>) -> String {
     format!("stale      {total} responses ({})\n", reasons.join(", "))
 }
 
-/// A line for each registry, below their headings.
+/// A line for each registry, below their headings; one for each account where there are several.
 fn registries_table(registries: &[&RegistryState]) -> String {
-    let names = registries.iter().map(|one| one.name.chars().count());
+    let names = registries.iter().flat_map(|one| {
+        let accounts = several_accounts(one).iter();
+        let indented = accounts.map(|account| 2 + account_name(account).chars().count());
+        indented.chain([one.name.chars().count()])
+    });
     let width = names.max().unwrap_or(0).max(8);
     let mut text = format!(
         "{:<width$}{:>11}{:>11}{:>12}\n",
         "upstream", "requests", "failures", "pulls left"
     );
     for one in registries {
-        let left = one.rate_limit.as_ref().and_then(|limit| limit.remaining);
-        let left = left.map_or_else(|| "-".to_owned(), |left| left.to_string());
+        let left = pulls_left(one.rate_limit.as_ref());
         let _ = writeln!(
             text,
             "{:<width$}{:>11}{:>11}{left:>12}",
             one.name, one.requests, one.failures
         );
+        for account in several_accounts(one) {
+            let left = if account.refused {
+                "refused".to_owned()
+            } else {
+                pulls_left(account.rate_limit.as_ref())
+            };
+            let name = format!("  {}", account_name(account));
+            let _ = writeln!(text, "{name:<width$}{left:>34}");
+        }
     }
     text
+}
+
+/// The accounts of a registry, if there are several.
+fn several_accounts(registry: &RegistryState) -> &[AccountState] {
+    match &registry.accounts[..] {
+        [] | [_] => &[],
+        several => several,
+    }
+}
+
+fn account_name(account: &AccountState) -> &str {
+    account.name.as_deref().unwrap_or("anonymous")
+}
+
+fn pulls_left(rate_limit: Option<&RateLimitState>) -> String {
+    let left = rate_limit.and_then(|limit| limit.remaining);
+    left.map_or_else(|| "-".to_owned(), |left| left.to_string())
 }
 
 /// The traffic with the bucket, in two lines.

@@ -169,10 +169,8 @@ mod tests {
             let accounts: Vec<String> = (0..count)
                 .map(|number| format!("{{username: u{number}, password: x}}"))
                 .collect();
-            format!(
-                "registries: [{{name: a, accounts: [{}]}}]",
-                accounts.join(", ")
-            )
+            let accounts = accounts.join(", ");
+            format!("registries: [{{name: a, accounts: [{accounts}], visibility: public}}]")
         };
         assert_faults(&[
             (

@@ -141,6 +141,34 @@ fn refused_account_is_passed_over() {
 }
 
 #[test]
+fn stats_show_each_account() {
+    let origin = hub(20);
+    users(&origin, &[B]);
+    let gateway = Gateway::start(&format!(
+        "registries: [{{name: docker.io, v2: \"{}\", accounts: [\
+         {{username: a, password: s3cret-of-a}}, {{username: b, password: s3cret-of-b}}]}}]\n\
+         {RULES}admin: {{address: \"unix:admin.sock\"}}\n",
+        origin.url()
+    ));
+    spend(&origin, &gateway, 3);
+    let stats = gateway.roadstead(&["stats"]);
+    assert!(stats.status.success(), "{stats:?}");
+    let text = String::from_utf8(stats.stdout).expect("UTF-8");
+    let words = |line: &str| {
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let lines: Vec<_> = text.lines().map(words).collect();
+    for line in [["a", "refused"], ["b", "17"]] {
+        assert!(
+            lines.iter().any(|found| *found == line),
+            "{line:?} in\n{text}"
+        );
+    }
+}
+
+#[test]
 fn refusal_is_believed_once_every_account_got_it() {
     for (refusal, status) in [(404, 404), (403, 403), (401, 403)] {
         let origin = Origin::start();

@@ -106,10 +106,7 @@ impl MirrorState {
         let mut same = Vec::new();
         for Counterpart { cached, newer } in counterparts(&cached, index) {
             let is_pulled = match cached {
-                Some(cached) => {
-                    self.is_manifest_stored(&resolution.key.name, &cached)
-                        .await
-                }
+                Some(cached) => self.is_manifest_stored(&resolution.key.name, &cached).await,
                 None => true,
             };
             if is_pulled {

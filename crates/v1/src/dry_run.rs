@@ -12,8 +12,8 @@ use super::v2_to_v1::first_page;
 use super::{Registries, V1};
 use access::Permit;
 use mirror::{
-    DryRun, Freshness, MirrorError, PlannedRequest, ReadMethod, RequestReason, ResourceKind, Stale, StaleReason,
-    TagFreshness, fresh_for, stale_age,
+    DryRun, Freshness, MirrorError, PlannedRequest, ReadMethod, RequestReason, ResourceKind, Stale,
+    StaleReason, TagFreshness, fresh_for, stale_age,
 };
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;

@@ -7,9 +7,9 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use super::super::credentials::account_nodes;
 use super::super::fault::{Report, shown};
 use super::super::tree::Node;
-use super::super::credentials::account_nodes;
 use super::super::{Config, Tls};
 use gateway::{Certificate, TlsError, check_authorities};
 use runtime::keys_folder::{self, KeysFolderError};

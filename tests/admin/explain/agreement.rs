@@ -1,7 +1,7 @@
 //! An explanation agrees with what a pull then does: the status, `Cache-Status`, and the requests upstream.
 
 use super::*;
-use testkit::origin::{Fault, Latch, MEDIA_INDEX, MEDIA_MANIFEST};
+use testkit::origin::{Fault, Latch, MEDIA_INDEX, MEDIA_MANIFEST, Quota};
 
 /// The types that a current client accepts.
 const ACCEPT: (&str, &str) = (
@@ -500,4 +500,73 @@ fn downloads_are_explained_while_they_run() {
         ],
     );
     latch.release();
+}
+
+/// A registry that allows ten pulls, of which five are reserved for what is not cached.
+#[test]
+fn few_pulls_are_explained() {
+    let more = format!("{ANYWHERE}store: {{tag_ttl: 0s}}\n");
+    let (origin, image, gateway) = scene(LAYER, &more);
+    origin.limit_pulls(Quota {
+        limit: 10,
+        window: Duration::from_secs(21_600),
+        is_stated: true,
+    });
+    let ask = || Pull {
+        question: json!({"ask": true}),
+        ..Pull::of(&gateway, &origin, "latest")
+    };
+    ask().agrees("cold");
+    for number in 0..4 {
+        let other = origin.push_image(&format!("library/other-{number}"), "latest", &[]);
+        assert_eq!(fetch(&gateway, &other.tag_path()).status(), 200);
+    }
+    let next = origin.push_image("library/app", "latest", &[random(2, LAYER)]);
+    let reserved = ask().agrees("reserved");
+    assert_parts(
+        &reserved,
+        &[
+            ("/manifest/digest", image.digest.as_str().into()),
+            ("/upstream/rate_limit_cost", 0.into()),
+            ("/upstream/rate_limit_remaining", 5.into()),
+        ],
+    );
+    assert_says(&reserved, "/answer/because", "for what is not cached");
+    origin.renew_pulls();
+    let moved = ask().agrees("renewed");
+    assert_parts(
+        &moved,
+        &[
+            ("/manifest/digest", next.digest.as_str().into()),
+            ("/upstream/rate_limit_cost", 1.into()),
+        ],
+    );
+}
+
+#[test]
+fn stretched_tags_are_explained() {
+    let more = format!("{ANYWHERE}store: {{tag_ttl: 1s}}\n");
+    let (origin, _, gateway) = scene(LAYER, &more);
+    origin.limit_pulls(Quota {
+        limit: 1,
+        window: Duration::from_secs(21_600),
+        is_stated: true,
+    });
+    let latest = || Pull::of(&gateway, &origin, "latest");
+    latest().agrees("cold");
+    let question = json!({"image": "library/app", "listener": gateway.url(1)});
+    until("the end of its own lifetime", || {
+        let told = explain(&gateway, &question);
+        let because = told["tag"]["because"].as_str().unwrap_or_default();
+        because.starts_with("few pulls are left")
+    });
+    let told = latest().agrees("stretched");
+    assert_parts(
+        &told,
+        &[
+            ("/tag/state", "fresh".into()),
+            ("/tag/ttl_seconds", 21_600.into()),
+            ("/upstream/requests", json!([])),
+        ],
+    );
 }

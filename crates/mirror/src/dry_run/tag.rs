@@ -166,18 +166,10 @@ impl DryRun {
         if let (TagFreshness::Fresh(left), Some(known)) = (freshness, &pointer)
             && self.is_available_by_digest(known)
         {
-            return Ok(CheckedAnswer {
-                answer: Target::of(pointer),
-                freshness: Freshness::Fresh { left },
-                collapsed: false,
-            });
+            return Ok(from_cache(pointer, Freshness::Fresh { left }));
         }
         if let (TagFreshness::Stretched(left), Some(_)) = (freshness, &pointer) {
-            return Ok(CheckedAnswer {
-                answer: Target::of(pointer),
-                freshness: Freshness::Stretched { left },
-                collapsed: false,
-            });
+            return Ok(from_cache(pointer, Freshness::Stretched { left }));
         }
         if self.remembers_not_found(tag, class) {
             return Err(ResourceKind::Manifest.remembered_unknown());
@@ -192,18 +184,15 @@ impl DryRun {
             Some(KnownAnswer { answer, age })
         });
         let reason = age.map_or(RequestReason::TagUnknown, RequestReason::TagStale);
-        let replaced = pointer.as_ref().filter(|known| {
-            usable.is_some() && self.is_manifest_stored(&known.digest)
-        });
-        if let (Some(replaced), Some(KnownAnswer { answer, age })) = (replaced, &usable) {
+        let replaced = pointer
+            .as_ref()
+            .filter(|known| usable.is_some() && self.is_manifest_stored(&known.digest));
+        if let (Some(replaced), Some(KnownAnswer { age, .. })) = (replaced, &usable) {
             let moved = (TagKey::new(self.name(), class, tag), replaced.digest);
             let deferred = self.state.deferred_moves.reason(&moved, self.instant);
             if let Some(reason) = deferred {
-                return Ok(CheckedAnswer {
-                    answer: answer.clone(),
-                    freshness: Freshness::Stale(Stale { age: *age, reason }),
-                    collapsed: false,
-                });
+                let stale = Freshness::Stale(Stale { age: *age, reason });
+                return Ok(from_cache(pointer, stale));
             }
         }
         let asked = self.ask_tag(tag, class, pointer.as_ref(), reason);
@@ -382,6 +371,15 @@ impl DryRun {
     fn is_converted(&self, digest: &Digest) -> bool {
         let fallback = self.state.fallback(&self.origin);
         fallback.is_some_and(|fallback| fallback.plan_content(self.name(), digest).is_some())
+    }
+}
+
+/// The answer of a cached pointer.
+fn from_cache(pointer: Option<Pointer>, freshness: Freshness) -> CheckedAnswer<Target> {
+    CheckedAnswer {
+        answer: Target::of(pointer),
+        freshness,
+        collapsed: false,
     }
 }
 
