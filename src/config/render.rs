@@ -145,7 +145,7 @@ access:
             "  unused_ttl: off",
             "  tag_ttl: 10m  # default",
             "  - name: docker.io",
-            "    # visibility: default: `rules` with credentials or `push`, else `public`",
+            "    # visibility: default: `rules` with credentials, accounts or `push`, else `public`",
             "      username: \"jürgen\"",
             "      password: \"********\"",
             "      # helper: not set",
