@@ -38,11 +38,11 @@ GROUPS = {
     "large": large.run,
 }
 QUICK = ("instructions", "hits")
-MOST_SECONDS = 45 * 60
+TIME_LIMIT_SECONDS = 45 * 60
 
 
 def certificates(root):
-    """Has Roadstead make its certificate, which all servers show; the folder of it."""
+    """Starts Roadstead once to make the certificate that all servers present; returns its folder."""
     keys = root / "keys"
     with servers.roadstead(root, "http://127.0.0.1:9", keys):
         pass
@@ -110,7 +110,7 @@ def main(arguments):
             rounds=int(os.environ.get("BENCH_ROUNDS", "3" if quick else "5")),
             seconds=int(os.environ.get("BENCH_SECONDS", "1" if quick else "3")),
             quick=quick,
-            deadline=time.monotonic() + MOST_SECONDS,
+            deadline=time.monotonic() + TIME_LIMIT_SECONDS,
             load_before=os.getloadavg()[0],
         )
         if alone:

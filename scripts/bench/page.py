@@ -58,7 +58,7 @@ def targets(results):
 
 def table(measure):
     cost_unit, *units = measure.units
-    heads = [cost_unit, "lowest to highest", *units, "roadstead / it"]
+    heads = [cost_unit, "lowest to highest", *units, "Roadstead ÷ server"]
     lines = [
         f"**{measure.title}**: `{measure.command}`",
         "",
