@@ -1,6 +1,7 @@
 """Cold blobs: from a fast upstream, over a line that limits each connection, and by several clients at once."""
 
 import contextlib
+import shutil
 import sys
 import time
 
@@ -10,8 +11,8 @@ from .figures import Group, Measure, alternate, at_least, at_most
 from .processes import REPOSITORY, Failed, Server, free_port
 
 LARGE_MIB = 256
-# A blob for connections of so many MiB/s, and how many rounds wait for theirs together.
-SLOW_MIB, PER_CONNECTION, TOGETHER = 1024, 8, 3
+# A blob for connections of so many MiB/s; how many rounds wait for theirs together, if the disk has room; who stores it.
+SLOW_MIB, PER_CONNECTION, TOGETHER, STORING = 1024, 8, 3, ("roadstead", "nginx")
 # Item 8: blobs of a MiB, clients, and what the upstream gives all together, in Mbit/s.
 BLOBS, CLIENTS, PARALLEL, LINE_MBIT = 64, 4, 3, 400
 DIRECT = "direct"
@@ -92,22 +93,31 @@ def limited_connections(bench):
                 ("s",),
                 take=None,
             )
-        for first in range(0, bench.rounds, TOGETHER):
+        together = rounds_that_fit(bench.root, size * len(upstreams) * len(STORING))
+        for first in range(0, bench.rounds, together):
             bench.check_time()
-            rounds = range(first, min(first + TOGETHER, bench.rounds))
+            rounds = range(first, min(first + together, bench.rounds))
             print(f"round {rounds[-1] + 1}/{bench.rounds}  limited connections", file=sys.stderr)
             with contextlib.ExitStack() as round_stack:
                 downloads = {}
                 for kind, upstream in upstreams.items():
                     for number in rounds:
                         downloads[kind, DIRECT, number] = upstream + paths[kind]
-                        for name in ("roadstead", "nginx"):
+                        for name in STORING:
                             starter = servers.all_of(bench.root, upstream, bench.keys)[name]
                             server = round_stack.enter_context(starter())
                             downloads[kind, name, number] = server.urls["https"] + paths[kind]
                 for (kind, name, _), seconds in at_once(bench, downloads).items():
                     measures[kind].samples.setdefault(name, []).append((seconds,))
     return measures
+
+
+def rounds_that_fit(folder, stored):
+    """How many rounds that store so many bytes each run together, with a tenth of the disk's room to spare."""
+    room = shutil.disk_usage(folder).free * 9 // 10
+    if room < stored:
+        raise Failed(f"{folder} has room for {room >> 30} GiB, and a round stores {stored >> 30} GiB")
+    return min(TOGETHER, room // stored)
 
 
 def at_once(bench, downloads):

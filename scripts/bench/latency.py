@@ -15,18 +15,19 @@ SECONDS = 8
 BEFORE, LEFT_OUT = 2.0, 0.5
 
 
-def run(bench):
-    with contextlib.ExitStack() as stack:
-        tree = Tree(bench.folder("latency"))
-        size = FILL_MIB * MIB
-        cold, small = tree.add("latency cold", size), tree.add("latency small", 2 * KIB)
-        upstream = stack.enter_context(servers.static_upstream(bench.root, tree.root)).urls["http"]
-        starters = {name: servers.all_of(bench.root, upstream, bench.keys)[name] for name in ("roadstead", "nginx")}
-        rates = {}
+@contextlib.contextmanager
+def subjects(bench):
+    """(names of the servers, `take`, requests per second by name). `take` gives a measure of one server, and its threads'
+    time as {moment: {thread name: (running, waiting for a core)}}."""
+    tree = Tree(bench.folder("latency"))
+    size = FILL_MIB * MIB
+    cold, small = tree.add("latency cold", size), tree.add("latency small", 2 * KIB)
+    with servers.static_upstream(bench.root, tree.root) as registry:
+        upstream, rates = registry.urls["http"], {}
 
         # Each server is new each time, since only then is the blob cold.
         def take(name):
-            with starters[name]() as server:
+            with servers.all_of(bench.root, upstream, bench.keys)[name]() as server:
                 url = server.urls["https"] + small
                 load.h2load(server, url, "-n2", protocol="http/1.1")
                 if name not in rates:
@@ -34,13 +35,18 @@ def run(bench):
                     rates[name] = full.requests / full.seconds / 2
                 return during_a_fill(bench, server, small, cold, size, rates[name])
 
+        yield ("roadstead", "nginx"), take, rates
+
+
+def run(bench):
+    with subjects(bench) as (names, take, rates):
         measure = Measure(
             f"2 KiB blob, TLS, HTTP/1.1, {CONNECTIONS} connections at half of the full rate",
             f"h2load --h1 -c{CONNECTIONS} --rps=$RATE --duration={SECONDS} $URL$BLOB",
             ("p99 during a fill, ms", "p99 before, ms", "p50 during, ms", "p50 before, ms", "fill, GB/s"),
-            take,
+            lambda name: take(name)[0],
         )
-        alternate(bench, [measure], {name: name for name in starters})
+        alternate(bench, [measure], {name: name for name in names})
     during, before, *_ = measure.medians("roadstead")
     rate = ", ".join(f"{name} {value:,.0f}" for name, value in rates.items())
     targets = [at_most("p99 of a small hit during a fill / before", during / before, 2.0)]
@@ -52,10 +58,15 @@ def run(bench):
 
 
 def during_a_fill(bench, server, small, cold, size, rate):
+    threads = {}
+
     def fill():
         """(when it started, when all is on disk), in seconds since the epoch"""
         stored_before = stored(server)
-        time.sleep(LEFT_OUT + BEFORE)
+        time.sleep(LEFT_OUT)
+        threads["before"] = server.threads()
+        time.sleep(BEFORE)
+        threads["start"] = server.threads()
         start = time.time()
         client = load.in_background(server.urls["https"] + cold, bench.ca, "--limit-rate", "4M")
         try:
@@ -63,7 +74,9 @@ def during_a_fill(bench, server, small, cold, size, rate):
                 if time.time() > start + 60:
                     raise Failed(f"{server.name}: a fill is not done after 60 s")
                 time.sleep(0.02)
-            return start, time.time()
+            end = time.time()
+            threads["end"] = server.threads()
+            return start, end
         finally:
             client.kill()
             client.wait()
@@ -76,7 +89,7 @@ def during_a_fill(bench, server, small, cold, size, rate):
     if min(len(during), len(before)) < 100:
         raise Failed(f"{server.name}: only {len(before)} requests before the fill, {len(during)} during it")
     figures = [percentile(during, 99), percentile(before, 99), percentile(during, 50), percentile(before, 50)]
-    return *(seconds * 1e3 for seconds in figures), size / 1e9 / (end - start)
+    return (*(seconds * 1e3 for seconds in figures), size / 1e9 / (end - start)), {**threads, "seconds": (BEFORE, end - start)}
 
 
 def stored(server):

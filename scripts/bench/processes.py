@@ -113,6 +113,20 @@ class Server:
         """User and system CPU seconds of all its processes so far."""
         return sum(process_tree({one.pid for one in self.processes}).values()) / TICKS
 
+    def threads(self):
+        """{thread name: (seconds that it ran, seconds that it could have run and waited for a core)}, those of one name
+        together."""
+        found = {}
+        for process in process_tree({one.pid for one in self.processes}):
+            for task in Path(f"/proc/{process}/task").glob("*"):
+                # A thread may have ended.
+                with contextlib.suppress(OSError):
+                    running, waiting, _ = map(int, (task / "schedstat").read_text().split())
+                    name = (task / "comm").read_text().strip()
+                    before = found.get(name, (0.0, 0.0))
+                    found[name] = (before[0] + running / 1e9, before[1] + waiting / 1e9)
+        return found
+
     def memory(self):
         """Resident MiB of all its processes. File mappings, which they share, count once."""
         own, shared = 0, [0]

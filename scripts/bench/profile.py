@@ -7,7 +7,7 @@ share of the samples times the CPU time of that run.
 import contextlib
 import sys
 
-from . import callgrind, instructions, load, sampling, servers
+from . import callgrind, instructions, latency, load, pushes, sampling, servers
 from .content import MIB, Tree, Warm
 from .figures import number
 from .processes import REPOSITORY, find
@@ -113,6 +113,40 @@ def cold_blob(bench):
     return table("s/GB", costs)
 
 
+def push(bench):
+    """{key: markdown} of a push, by version of HTTP."""
+    tables = {}
+    with pushes.subjects(bench) as (started, file, digest):
+        for key, protocol in (("push_h1", "http1.1"), ("push_h2", "http2")):
+            costs = {}
+            for name, server in started.items():
+                print(f"profile  {key}: {name}", file=sys.stderr)
+
+                def one():
+                    return pushes.push(bench, server, file, digest, protocol)[0]
+
+                costs[name] = sampling.samples(server, one)
+            tables[key] = table("s/GB", costs)
+    return tables
+
+
+def waiting(bench):
+    """Markdown: what the threads that serve connections ran and waited for a core, before a fill and during it."""
+    serving = {"roadstead": "serve", "nginx": "nginx"}
+    lines = ["| threads that serve connections | run | wait for a core | p50 | p99 |", "|---|---:|---:|---:|---:|"]
+    with latency.subjects(bench) as (names, take, _):
+        for name in names:
+            print(f"profile  latency: {name}", file=sys.stderr)
+            (p99, p99_before, p50, p50_before, _), times = take(name)
+            moments = [times[moment].get(serving[name], (0.0, 0.0)) for moment in ("before", "start", "end")]
+            rows = (("before", p50_before, p99_before), ("during a fill", p50, p99))
+            for (label, middle, high), old, new, seconds in zip(rows, moments, moments[1:], times["seconds"]):
+                ran, waited = ((new[at] - old[at]) / seconds * 1e3 for at in (0, 1))
+                cells = (f"{number(ran)} ms/s", f"{number(waited)} ms/s", f"{number(middle)} ms", f"{number(high)} ms")
+                lines.append(f"| {name}, {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def table(unit, costs):
     """{server: (cost, {kind: share})}"""
     heads = " | ".join(costs)
@@ -136,7 +170,7 @@ def missing():
 
 
 def write(bench, conditions):
-    tables = {**warm_answers(bench), "crates": by_crate(bench), "cold": cold_blob(bench)}
+    tables = {**warm_answers(bench), "crates": by_crate(bench), "cold": cold_blob(bench), **push(bench), "waiting": waiting(bench)}
     PAGE.write_text(TEXT.format(conditions=conditions, **tables))
 
 
@@ -198,4 +232,24 @@ cost of a warm blob. nginx verifies nothing. A direct download over loopback cop
 alone; the last chunk is held back until the digest matches and the blob is committed, so a gateway that
 verifies what it serves cannot come near it. The blob is hashed, written and synced while it arrives; what is waited for after its
 last byte is one fsync.
+
+## A push
+
+Over HTTP/1.1:
+
+{push_h1}
+
+Over HTTP/2:
+
+{push_h2}
+
+The gateway takes a push apart and sends it on through its own client: each piece is decrypted, handed from the thread of the
+connection to that of the upstream request, and sent. nginx does both on one thread.
+
+## Small answers during a fill
+
+{waiting}
+
+Clients, the upstream, the fill and the connections share two cores. What a small answer waits for is a core: threads of
+connections come before those of fills (decision 63), but not before the upstream's and the client's.
 """

@@ -36,7 +36,9 @@ def push(bench, server, file, digest, protocol):
     return used.seconds / (SIZE_MIB * content.MIB / 1e9), float(seconds)
 
 
-def run(bench):
+@contextlib.contextmanager
+def subjects(bench):
+    """({name: server}, file, its digest): an upstream, both in front of it, and what is pushed."""
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         upstream = enter(servers.docker_registry(bench.root, name="upstream")).urls["http"]
@@ -50,6 +52,11 @@ def run(bench):
         file.write_bytes(body)
         del body
         stack.callback(file.unlink)
+        yield started, file, digest
+
+
+def run(bench):
+    with subjects(bench) as (started, file, digest):
 
         def measure(protocol, title):
             def take(server):
