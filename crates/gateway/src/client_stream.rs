@@ -13,12 +13,17 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::socket::ClientSocket;
+use super::socket::{ClientSocket, UNSENT};
 
 /// How many bytes TLS encrypts at least before the socket has taken them: a record, which is what a slow reader costs.
 const RECORD: usize = 16 << 10;
 /// How many bytes at most.
 const MAX_BUFFER: usize = 256 << 10;
+
+/// How many bytes the kernel holds unsent for a client that takes what it gets quickly: fewer wake-ups. What it sends out of
+/// files costs no memory, so there may be more of it (docs/benchmarks.md: half the cost of a blob over plain HTTP).
+const UNSENT_TLS: u32 = 1 << 20;
+const UNSENT_FILES: u32 = 4 << 20;
 
 /// How many bytes TLS collects of frames that are ready together.
 const COLLECTED: usize = 64 << 10;
@@ -100,8 +105,11 @@ impl ClientStream {
     /// Sets whether the client takes what it gets quickly: the kernel then holds more for it.
     pub fn set_quick(&mut self, quick: bool) {
         match self {
-            Self::Plain(socket) => socket.set_quick(quick),
-            Self::Tls(stream) => stream.get_mut().0.set_quick(quick),
+            Self::Plain(socket) => socket.limit_unsent(if quick { UNSENT_FILES } else { UNSENT }),
+            Self::Tls(stream) => {
+                let socket = stream.get_mut().0;
+                socket.limit_unsent(if quick { UNSENT_TLS } else { UNSENT });
+            }
         }
     }
 

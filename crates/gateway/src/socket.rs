@@ -18,9 +18,7 @@ use runtime::listen::Accepted;
 
 /// The limit of unsent bytes in the kernel, for a client that may be slow: the kernel would accept megabytes at once,
 /// and a slow reader would seem to make no progress until a third of them is sent.
-const UNSENT: u32 = 128 << 10;
-/// The same for a client that takes large pieces quickly: fewer wake-ups.
-const UNSENT_QUICK: u32 = 1 << 20;
+pub const UNSENT: u32 = 128 << 10;
 
 /// A client's connection, below TLS. A write fails when it makes no progress for `write_timeout`.
 pub struct ClientSocket {
@@ -28,7 +26,7 @@ pub struct ClientSocket {
     write_timeout: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
     waiting: bool,
-    quick: bool,
+    unsent: u32,
     /// A byte that was read ahead, to be read again.
     first: Option<u8>,
     /// Known from the beginning: a socket that its client has reset no longer knows them.
@@ -57,7 +55,7 @@ impl ClientSocket {
             write_timeout,
             deadline: None,
             waiting: false,
-            quick: false,
+            unsent: UNSENT,
             first: None,
             peer,
             local,
@@ -93,13 +91,13 @@ impl ClientSocket {
         Ok(self.first)
     }
 
-    /// Sets whether the client takes large pieces quickly.
-    pub fn set_quick(&mut self, quick: bool) {
-        if self.quick != quick
+    /// Limits the unsent bytes in the kernel; [`UNSENT`] in the beginning.
+    pub fn limit_unsent(&mut self, bytes: u32) {
+        if self.unsent != bytes
             && let SocketTransport::Tcp(stream) = &self.transport
         {
-            self.quick = quick;
-            limit_unsent(stream, if quick { UNSENT_QUICK } else { UNSENT });
+            self.unsent = bytes;
+            limit_unsent(stream, bytes);
         }
     }
 

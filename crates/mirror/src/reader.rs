@@ -26,7 +26,7 @@ const MAX_CHUNK: usize = 256 << 10;
 const FAST_AFTER: u64 = 8 << 20;
 /// What the kernel is asked to send at once, in bytes: other connections of the thread wait so long. A slow receiver
 /// takes less of it.
-const MAX_PART: u64 = 1 << 20;
+const MAX_PART: u64 = 2 << 20;
 
 /// Why a body failed before its end. The connection must be aborted then.
 #[derive(Debug, thiserror::Error)]

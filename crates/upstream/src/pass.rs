@@ -16,6 +16,8 @@ use super::auth::Auth;
 use super::request::{AuthSource, Identity};
 use super::{BodyEnd, SHORT_TIMEOUT, Upstream, UpstreamError};
 
+/// How many pieces of a body wait to be sent: those that wait together are sent by one call.
+const WAITING_PIECES: usize = 4;
 /// The limit on the response to a complete write: a registry may move a whole layer before it responds.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(900);
 
@@ -112,7 +114,7 @@ pub struct BrokenOff;
 pub struct Feed(mpsc::Sender<Piece>);
 
 impl Feed {
-    /// Sends bytes, once the previous ones are taken. False if the upstream request has ended.
+    /// Sends bytes, once there is room for them. False if the upstream request has ended.
     pub async fn send(&self, bytes: Bytes) -> bool {
         self.0.send(Piece::Bytes(bytes)).await.is_ok()
     }
@@ -126,7 +128,7 @@ impl Feed {
 impl Body {
     /// A body and its sending end. `length` is what the client announced, in bytes.
     pub fn new(length: Option<u64>) -> (Feed, Self) {
-        let (sender, pieces) = mpsc::channel(1);
+        let (sender, pieces) = mpsc::channel(WAITING_PIECES);
         let body = Self {
             pieces,
             left: length,
