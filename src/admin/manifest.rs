@@ -10,7 +10,7 @@ use super::error::{Problem, ProblemCode};
 use super::query::Parameters;
 use super::repositories::{blocking, not_cached, unreadable};
 use super::time::rfc3339_of;
-use super::{Admin, pins, pull_commands};
+use super::{Admin, pull_commands};
 use mirror::ImageReference;
 use oci::digest::Digest;
 use oci::manifest::AcceptClass;
@@ -148,7 +148,7 @@ impl Admin {
         let text = parameters.required("reference")?.to_owned();
         let reference = parse_reference(&text)?;
         let image = ImageReference { name, reference };
-        let described = pins::name_of(&image);
+        let described = image.to_string();
         let found = blocking(move || self.details(&image)).await;
         let found = found.map_err(|error| unreadable(&error))?;
         found.ok_or_else(|| not_cached(&described))
@@ -186,7 +186,7 @@ impl Admin {
             checked_at: rfc3339_of(link.value.checked_at),
             last_used_at: rfc3339_of(link.last_use),
             subject: link.value.subject.map(|subject| subject.to_string()),
-            pinned: self.pins.contains(&pins::name_of(image)),
+            pinned: self.pins.contains(&image.to_string()),
             tags: self.tags_of(name, &digest)?,
             annotations: annotations
                 .map(|(key, text)| (cut(key), cut(text)))

@@ -89,7 +89,7 @@ impl Pins {
         });
         let records = bytes.and_then(|bytes| serde_json::from_slice::<Vec<PinRecord>>(&bytes).ok());
         let images = records.into_iter().flatten().filter_map(PinnedImage::of);
-        let images = images.map(|pinned| (name_of(&pinned.image), pinned));
+        let images = images.map(|pinned| (pinned.image.to_string(), pinned));
         let list = PinList {
             images: images.collect(),
             held: HeldImages::default(),
@@ -218,7 +218,7 @@ impl Admin {
             return Err(invalid(detail));
         }
         let work = tokio::task::spawn_blocking(move || {
-            let name = name_of(&image);
+            let name = image.to_string();
             if !self.store.has_image(&image.name, &image.reference) {
                 let detail = format!("{name} is not in the cache; warm it first");
                 return Err(Problem::new(ProblemCode::NotFound, detail));
@@ -316,7 +316,7 @@ impl PinnedImage {
     fn item(&self, index: usize, held: &HeldImages) -> Pin {
         let size = held.size(index);
         Pin {
-            image: name_of(&self.image),
+            image: self.image.to_string(),
             pinned_at: self.pinned_at.clone(),
             note: self.note.clone(),
             total_bytes: size.total,
@@ -335,15 +335,6 @@ impl PinRecord {
             pinned_at: pinned.pinned_at.clone(),
             note: pinned.note.clone(),
         }
-    }
-}
-
-/// `registry/repository:tag` or `registry/repository@digest`.
-pub(super) fn name_of(image: &ImageReference) -> String {
-    let ImageReference { name, reference } = image;
-    match reference {
-        Reference::Tag(tag) => format!("{name}:{tag}"),
-        Reference::Digest(digest) => format!("{name}@{digest}"),
     }
 }
 

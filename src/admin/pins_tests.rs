@@ -19,8 +19,8 @@ fn purged_images_lose_their_pins() {
         name: name("app"),
         reference: Reference::Digest(digest),
     };
-    assert_eq!(name_of(&by_tag), "docker.io/app:1");
-    assert_eq!(name_of(&by_digest), format!("docker.io/app@{digest}"));
+    assert_eq!(by_tag.to_string(), "docker.io/app:1");
+    assert_eq!(by_digest.to_string(), format!("docker.io/app@{digest}"));
     for (target, of_tag, of_digest) in [
         (
             PurgeTarget::Registry(Registry::new("docker.io")),

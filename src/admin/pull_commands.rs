@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use mirror::ImageReference;
-use oci::name::Reference;
 
 /// How a client pulls an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -17,15 +16,10 @@ pub(super) struct PullCommand {
 /// The commands for an image; `gateway` is the authority of the gateway's first listener, if clients can reach one over
 /// TCP.
 pub(super) fn of(image: &ImageReference, gateway: Option<&str>) -> Vec<PullCommand> {
-    let ImageReference { name, reference } = image;
-    let suffix = match reference {
-        Reference::Tag(tag) => format!(":{tag}"),
-        Reference::Digest(digest) => format!("@{digest}"),
-    };
-    let registry = &name.registry;
+    let registry = &image.name.registry;
     let mut commands = Vec::new();
     if let Some(gateway) = gateway {
-        let through = format!("{gateway}/{name}{suffix}");
+        let through = format!("{gateway}/{image}");
         for (client, command) in [
             ("docker", format!("docker pull {through}")),
             ("podman", format!("podman pull {through}")),
@@ -46,7 +40,7 @@ pub(super) fn of(image: &ImageReference, gateway: Option<&str>) -> Vec<PullComma
     let note = format!("needs /etc/containerd/certs.d/{registry}/hosts.toml");
     commands.push(PullCommand {
         client: "containerd",
-        command: format!("ctr image pull --hosts-dir /etc/containerd/certs.d {name}{suffix}"),
+        command: format!("ctr image pull --hosts-dir /etc/containerd/certs.d {image}"),
         note: Some(note),
     });
     commands
@@ -55,7 +49,7 @@ pub(super) fn of(image: &ImageReference, gateway: Option<&str>) -> Vec<PullComma
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oci::name::{Registry, RepositoryName};
+    use oci::name::{Reference, Registry, RepositoryName};
 
     #[test]
     fn commands_name_the_gateway_and_the_image() {

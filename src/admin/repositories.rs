@@ -9,12 +9,12 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::Admin;
 use super::error::{Problem, ProblemCode};
 use super::query::{Parameters, Words};
 use super::report::Page;
 use super::survey::Order;
 use super::time::{rfc3339_of, unix};
-use super::{Admin, pins};
 use mirror::ImageReference;
 use oci::manifest::AcceptClass;
 use oci::name::{Reference, Registry, RepositoryName, Tag};
@@ -226,7 +226,7 @@ impl Admin {
             fresh_until: rfc3339_of(fresh_until),
             state: if is_fresh { "fresh" } else { "stale" },
             last_used_at: rfc3339_of(found.last_use),
-            pinned: self.pins.contains(&pins::name_of(&image)),
+            pinned: self.pins.contains(&image.to_string()),
         }))
     }
 

@@ -2,6 +2,7 @@
 //! clients, which can join them.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,17 @@ pub struct ImageReference {
     pub name: RepositoryName,
     /// The tag or digest.
     pub reference: Reference,
+}
+
+/// `registry/repository:tag` or `registry/repository@digest`.
+impl fmt::Display for ImageReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let separator = match self.reference {
+            Reference::Tag(_) => ':',
+            Reference::Digest(_) => '@',
+        };
+        write!(f, "{}{separator}{}", self.name, self.reference)
+    }
 }
 
 /// The progress of a pull.
