@@ -16,6 +16,7 @@ mod purge_v1;
 mod reads;
 mod schema;
 mod verify;
+mod waiting;
 mod warm;
 
 use std::collections::{BTreeMap, BTreeSet};

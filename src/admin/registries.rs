@@ -36,6 +36,9 @@ pub struct ConfiguredRegistry {
     pub visibility: &'static str,
 }
 
+/// How many of the clients that wait for a fill are named.
+const READERS: usize = 20;
+
 /// An item of `GET /api/v1/fills`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Fill {
@@ -52,6 +55,16 @@ pub(super) struct Fill {
     remaining_seconds: Option<f64>,
     started_at: String,
     readers_total: u64,
+    readers: Vec<FillReader>,
+}
+
+/// A client that waits for a fill.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct FillReader {
+    /// `None` on a Unix socket.
+    client: Option<String>,
+    /// `None`: anonymous.
+    user: Option<String>,
 }
 
 impl Admin {
@@ -245,6 +258,10 @@ impl Fill {
             .total
             .map(|total| total.saturating_sub(status.written));
         let digest = status.key.digest().map(|digest| digest.to_string());
+        let readers = status.clients.into_iter().map(|waiting| FillReader {
+            client: waiting.address.map(|address| address.to_string()),
+            user: waiting.user.as_deref().map(str::to_owned),
+        });
         Self {
             id: status.key.to_string(),
             kind: if digest.is_some() { "blob" } else { "v1-layer" },
@@ -259,6 +276,7 @@ impl Fill {
             remaining_seconds: left.and_then(|left| remaining(left, rate)),
             started_at: rfc3339(status.started),
             readers_total: status.followers as u64,
+            readers: readers.take(READERS).collect(),
         }
     }
 }

@@ -49,7 +49,7 @@ fn assert_says(told: &Value, pointer: &str, words: &str) {
 }
 
 /// A file of accounts in a folder that outlives the gateway.
-fn accounts(folder: &Path) -> std::path::PathBuf {
+pub(super) fn accounts(folder: &Path) -> std::path::PathBuf {
     let file = folder.join("users");
     std::fs::write(&file, USERS).expect("writable");
     file

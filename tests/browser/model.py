@@ -184,7 +184,7 @@ class Model:
         return {"id": digest(registry, repository, "fill", tag), "kind": "blob", "digest": digest(registry, repository, "fill", tag), "registry": registry, "repository": repository,
                 "phase": phase, "size_bytes": size, "fetched_bytes": fetched, "resumed_from_bytes": 0, "bytes_per_second": int(speed),
                 "remaining_seconds": None if size is None or not speed else round((size - fetched) / speed, 1), "started_at": at(age),
-                "readers_total": readers}
+                "readers_total": readers, "readers": [{"client": f"10.0.0.{21 + n}", "user": ["jürgen", None][n % 2]} for n in range(readers)]}
 
     def traffic(self, window, factor):
         requests = 1 + int(2.2 * window * factor) + number(5, int(time.time() / 2), window)

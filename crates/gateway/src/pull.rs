@@ -12,7 +12,7 @@ use super::target::RequestTarget;
 use super::{AppState, Failure, Gateway, respond};
 use access::{Action, Denied, Login, Permit};
 use events::Events;
-use mirror::ReadMethod;
+use mirror::{ReadMethod, Requester};
 use oci::byteranges::PART_TYPE;
 use oci::client::Generation;
 use oci::manifest::AcceptClass;
@@ -41,7 +41,8 @@ impl Gateway {
                 respond::blob_head(session, options, digest, answer, immutable).await?;
             }
             Resource::Blob(digest) => {
-                let answer = mirror.blob(permit, digest).await?;
+                let client = requester(session, login);
+                let answer = mirror.blob(permit, digest, client).await?;
                 self.note_pull(session, || {
                     ContentEvent::pull(*digest, PART_TYPE, answer.size)
                 });
@@ -99,6 +100,14 @@ impl Gateway {
             policy.decide(&login.caller(&target.client_name), action, name)
         };
         decided.map_err(|denied| self.denied(session, denied, &scope_of(target, action)))
+    }
+}
+
+/// The client of a request, for operators.
+pub fn requester<'a>(session: &Session, login: &'a Login) -> Requester<'a> {
+    Requester::Client {
+        address: session.client(),
+        user: login.account_name(),
     }
 }
 

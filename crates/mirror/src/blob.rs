@@ -11,6 +11,7 @@ use super::freshness::{
     Freshness, KnownAnswer, Stale, WaitLimits, is_fresh, revalidate, stale_age,
 };
 use super::origin::{HeadPolicy, OriginView};
+use super::waiting::Requester;
 use super::{Mirror, MirrorError, MirrorState};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
@@ -34,7 +35,12 @@ impl Mirror {
     ///
     /// # Errors
     /// The upstream's refusal, or why it could not be asked.
-    pub async fn blob(&self, permit: &Permit, digest: &Digest) -> Result<BlobAnswer, MirrorError> {
+    pub async fn blob(
+        &self,
+        permit: &Permit,
+        digest: &Digest,
+        requester: Requester<'_>,
+    ) -> Result<BlobAnswer, MirrorError> {
         let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
         let state = &self.state;
         let link = state.blob_link(permit, digest).await;
@@ -74,7 +80,7 @@ impl Mirror {
             Some(_) => SourceClaim::Proven,
             None => SourceClaim::Unproven,
         };
-        Box::pin(self.fill_blob(&origin, permit, digest, claim)).await
+        Box::pin(self.fill_blob(&origin, permit, digest, claim, requester)).await
     }
 
     /// A blob without its bytes: a HEAD never downloads.

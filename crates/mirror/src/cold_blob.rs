@@ -10,6 +10,7 @@ use super::fill::{Follower, Joined, SourceClaim};
 use super::origin::OriginView;
 use super::progress::{FillError, Phase};
 use super::source::{BlobSource, FillKey, FillSource};
+use super::waiting::Requester;
 use super::{Mirror, MirrorError};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
@@ -122,6 +123,7 @@ impl Mirror {
         permit: &Permit,
         digest: &Digest,
         claim: SourceClaim,
+        requester: Requester<'_>,
     ) -> Result<BlobAnswer, MirrorError> {
         let state = &self.state;
         let upstream = FillSource::Blob(BlobSource {
@@ -151,7 +153,7 @@ impl Mirror {
                 ColdSource::Fallback => &fallback,
                 ColdSource::Upstream => &upstream,
             };
-            let (event, error) = match self.join_blob(digest, source, request).await {
+            let (event, error) = match self.join_blob(digest, source, request, requester).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
@@ -176,6 +178,7 @@ impl Mirror {
         digest: &Digest,
         source: &FillSource,
         request: ColdRequest,
+        requester: Requester<'_>,
     ) -> Result<BlobAnswer, (ColdEvent, Option<FillError>)> {
         let key = FillKey::Digest(*digest);
         let claim = match request.source_kind {
@@ -190,6 +193,7 @@ impl Mirror {
         else {
             return Err((ColdEvent::Unclaimed, None));
         };
+        follower.name(requester);
         let cache = CacheStatus::forward(Forward::UriMiss).collapsed(collapsed);
         let source = source.clone();
         match opened(&mut follower, &source).await {
@@ -237,7 +241,7 @@ pub(super) async fn opened(
 }
 
 async fn begun(follower: &mut Follower, source: &FillSource) -> Result<Option<u64>, FillError> {
-    let Follower { fill, progress } = follower;
+    let Follower { fill, progress, .. } = follower;
     loop {
         if let Some(refusal) = fill.refusal(source) {
             return Err(refusal);

@@ -13,6 +13,7 @@ use super::peer::Peers;
 use super::progress::{FillError, Phase};
 use super::small_bodies::{MAX_MEMORY_BODY, SmallBodies};
 use super::source::{FillKey, FillSource, ForeignSource};
+use super::waiting::Requester;
 use bytes::Bytes;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
@@ -154,10 +155,12 @@ impl Contents {
         &self,
         key: FillKey,
         source: Arc<dyn ForeignSource>,
+        requester: Requester<'_>,
     ) -> Result<BlobAnswer, FillError> {
         let source = FillSource::Foreign(source);
         loop {
             let (mut follower, collapsed) = self.join(key, &source);
+            follower.name(requester);
             let cache = CacheStatus::forward(Forward::UriMiss).collapsed(collapsed);
             let (size, cache, content) = match opened(&mut follower, &source).await {
                 Ok(size) => (size, cache.stored(), Content::Fill(follower, source)),

@@ -17,6 +17,7 @@ use super::download::Download;
 use super::peer::Peers;
 use super::progress::{FillError, Phase, Progress};
 use super::source::{FillKey, FillSource};
+use super::waiting::{Requester, WaitingClients, WaitingPlace};
 use oci::name::Registry;
 use store::Store;
 
@@ -33,6 +34,8 @@ pub(super) struct Fill {
     /// When it was first asked for.
     pub started: SystemTime,
     sources: Mutex<Sources>,
+    /// The clients that wait for it.
+    pub waiting: Arc<WaitingClients>,
     /// What readers ask of the download.
     pub ahead: AheadRequests,
     /// Slots for side requests.
@@ -69,6 +72,7 @@ impl Fill {
             progress: watch::Sender::new(progress),
             started: SystemTime::now(),
             sources: Mutex::new(sources),
+            waiting: Arc::default(),
             ahead: AheadRequests::default(),
             side_requests: Arc::new(Semaphore::new(SIDE_REQUESTS)),
         }
@@ -161,6 +165,23 @@ impl Fill {
 pub(super) struct Follower {
     pub fill: Arc<Fill>,
     pub progress: watch::Receiver<Progress>,
+    /// Its place among the clients that wait, if it is one's.
+    pub place: Option<WaitingPlace>,
+}
+
+impl Follower {
+    fn of(fill: Arc<Fill>) -> Self {
+        Self {
+            progress: fill.progress.subscribe(),
+            place: None,
+            fill,
+        }
+    }
+
+    /// Names the client that it follows the fill for.
+    pub fn name(&mut self, requester: Requester<'_>) {
+        self.place = self.fill.waiting.add(requester);
+    }
 }
 
 /// Whether a source is known to have the content of a fill.
@@ -239,20 +260,13 @@ impl Fills {
                 return Joined::Unclaimed;
             }
             fill.add(source);
-            let follower = Follower {
-                progress: fill.progress.subscribe(),
-                fill: fill.clone(),
-            };
             return Joined::Fill {
-                follower,
+                follower: Follower::of(fill.clone()),
                 collapsed: true,
             };
         }
         let fill = Arc::new(Fill::new(key, source));
-        let follower = Follower {
-            progress: fill.progress.subscribe(),
-            fill: fill.clone(),
-        };
+        let follower = Follower::of(fill.clone());
         running.insert(key, fill.clone());
         drop(running);
         // A paused fill of the same content is superseded: the request does not wait for its turn.
@@ -268,10 +282,7 @@ impl Fills {
     /// Follows the fill of `key`, if it is in progress. Unlike [`Fills::join`] this adds no source, and proves no right.
     pub fn follow(&self, key: &FillKey) -> Option<Follower> {
         let fill = lock(&self.state.running).get(key)?.clone();
-        Some(Follower {
-            progress: fill.progress.subscribe(),
-            fill,
-        })
+        Some(Follower::of(fill))
     }
 
     /// Whether the fill of `key` asks this source, if it is in progress.

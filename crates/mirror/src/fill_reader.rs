@@ -14,6 +14,7 @@ use super::progress::{FillError, Phase, Progress};
 use super::reader::ReadError;
 use super::sent_ahead::SentAhead;
 use super::source::FillSource;
+use super::waiting::WaitingPlace;
 use store::{OpenFile, same};
 use upstream::BlobBody;
 
@@ -41,6 +42,8 @@ pub(super) struct FillReader {
     side_requests_left: u32,
     /// Present once the fill has failed for lack of room.
     pass_through: Option<Box<PassThroughBody>>,
+    /// Its client waits for the fill as long as it is read.
+    _place: Option<WaitingPlace>,
 }
 
 /// The staged file that bytes were sent from. If another one replaces it, no more are sent before both
@@ -92,8 +95,13 @@ pub(super) enum Available {
 impl FillReader {
     /// `announced` is the Content-Length sent to the client, if any.
     pub fn new(follower: Follower, source: Option<FillSource>, announced: Option<u64>) -> Self {
-        let Follower { fill, progress } = follower;
+        let Follower {
+            fill,
+            progress,
+            place,
+        } = follower;
         Self {
+            _place: place,
             fill,
             source,
             progress,

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::Mirror;
 use super::progress::Phase;
 use super::source::FillKey;
+use super::waiting::WaitingClient;
 use oci::name::{Registry, Repository};
 
 /// A download in progress.
@@ -26,6 +27,8 @@ pub struct FillStatus {
     pub started: SystemTime,
     /// How many requests follow it.
     pub followers: usize,
+    /// The clients among them, each once, as far as they are remembered.
+    pub clients: Vec<WaitingClient>,
 }
 
 /// The phase of a download.
@@ -75,6 +78,7 @@ impl Mirror {
                 written: progress.written,
                 started: fill.started,
                 followers,
+                clients: fill.waiting.all(),
             })
         });
         status.collect()

@@ -13,6 +13,7 @@ use super::blob_answer::BlobLocation;
 use super::fill::Follower;
 use super::manifest::ReadMethod;
 use super::progress::{FillError, Phase};
+use super::waiting::Requester;
 use super::{Mirror, MirrorError};
 use access::Permit;
 use oci::digest::Digest;
@@ -189,7 +190,10 @@ impl WarmRun<'_> {
 
     async fn blob(&self, part: BlobReference) -> Result<(), WarmError> {
         loop {
-            let ask = || self.mirror.blob(&self.permit, &part.digest);
+            let ask = || {
+                let gateway = Requester::Gateway;
+                self.mirror.blob(&self.permit, &part.digest, gateway)
+            };
             match self.retry(ask).await?.location() {
                 BlobLocation::Store => break,
                 BlobLocation::PassThrough => return Err(WarmError::NoRoom),

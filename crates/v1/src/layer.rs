@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::layer_source::{LayerSource, checksums};
 use super::{Registries, V1, body_fetch};
 use super::{claim::Claim, origin::V1Origin};
-use mirror::{BUSY_RETRY, BlobAnswer, FillError, MirrorError, ResourceKind, StoredBlob};
+use mirror::{BUSY_RETRY, BlobAnswer, FillError, MirrorError, Requester, ResourceKind, StoredBlob};
 use oci::cache_status::CacheStatus;
 use oci::digest::Digest;
 use oci::name::Repository;
@@ -24,6 +24,7 @@ impl V1 {
         &self,
         claim: Claim<'_>,
         id: &ImageId,
+        requester: Requester<'_>,
     ) -> Result<BlobAnswer, MirrorError> {
         let origin = self.origin(claim.registry())?;
         let repository = self.check_claim(&origin, claim, id).await?;
@@ -33,7 +34,7 @@ impl V1 {
         let source = self.registries.layer_source(&origin, repository, id);
         let source = source.await?;
         let key = LayerSource::key(&origin.registry, id);
-        let filled = self.registries.contents.fill(key, source);
+        let filled = self.registries.contents.fill(key, source, requester);
         filled.await.map_err(refused)
     }
 

@@ -122,3 +122,6 @@ export const repositoryHref = (row, tag) =>
   `#/repository?${new URLSearchParams({ registry: row.registry, repository: row.repository, ...(tag ? { reference: tag } : {}) })}`;
 export const repositoryLink = (row, tag) =>
   el("a", { href: repositoryHref(row, tag), class: "name", title: nameOf(row) }, nameOf(row) + (tag ? `:${tag}` : ""));
+
+/** A client: the user, if there is one, and the address, unless it is on a Unix socket. */
+export const whoOf = ({ user, client }) => [user, client].filter(Boolean).join(" at ") || "this machine";

@@ -2,7 +2,7 @@
 
 import {
   $, ago, badge, bytes, count, duration, el, nameOf, percent, plain, plural, put, repositoryLink, setText, shortDigest,
-  showVersion, table, terms,
+  showVersion, table, terms, whoOf,
 } from "./dom.js";
 import { get } from "./api.js";
 import { Plot } from "./plot.js";
@@ -12,6 +12,7 @@ import { errorList } from "./log.js";
 const REGISTRIES_MS = 10_000;
 const LISTS_MS = 30_000;
 const FILLS_SHOWN = 20;
+const READERS_SHOWN = 3;
 
 let plot = null;
 let timers = [];
@@ -140,7 +141,15 @@ function advance(row, fill) {
   const phase = { waiting: "waiting for the upstream", streaming: speed, verifying: "verifying" }[fill.phase];
   const resumed = fill.resumed_from_bytes > 0 && `resumed at ${bytes(fill.resumed_from_bytes)}`;
   setText(state, plain([amount, phase, resumed].filter(Boolean).join(" · ")));
-  setText(who, fill.readers_total === 0 ? "No request waits; the download goes on" : `${plural(fill.readers_total, "request")} waiting`);
+  setText(who, plain(waiting(fill)));
+}
+
+/** Who waits for a download: a few by name and address, the others by number. */
+function waiting({ readers_total: total, readers }) {
+  if (total === 0) return "No request waits; the download goes on";
+  const named = readers.slice(0, READERS_SHOWN).map(whoOf);
+  if (readers.length > named.length) named.push(`${count(readers.length - named.length)} more`);
+  return [`${plural(total, "request")} waiting`, named.join(", ")].filter(Boolean).join(": ");
 }
 
 const HEALTH = { healthy: ["good", "Healthy"], failing: ["bad", "Failing"], limited: ["warn", "Limited"], idle: ["", "Not asked yet"] };

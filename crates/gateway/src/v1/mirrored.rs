@@ -4,6 +4,7 @@
 use http::{HeaderMap, StatusCode, header};
 
 use super::super::cache_control::CacheControl;
+use super::super::pull::requester;
 use super::super::request_options::RequestOptions;
 use super::super::respond::warn_if_stale;
 use super::super::response::Response;
@@ -14,6 +15,7 @@ use super::layer_range::{self, LayerPart};
 use super::respond;
 use super::route::ImageRequest;
 use ::v1::{Claim, V1Answer};
+use access::Login;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::name::Registry;
 use oci::v1::{ImageId, Part, Resource};
@@ -48,12 +50,13 @@ impl Gateway {
         session: &mut Session,
         image: &ImageRequest,
         claim: Claim<'_>,
+        login: &Login,
     ) -> Result<(), Failure> {
         let (v1, id) = (&self.state.v1, &image.id);
         let answer = match image.part {
             Part::Json => v1.v1_image_json(claim, id).await?,
             Part::Ancestry => v1.v1_ancestry(claim, id).await?,
-            _ => return self.v1_mirrored_layer(session, id, claim).await,
+            _ => return self.v1_mirrored_layer(session, id, claim, login).await,
         };
         let registry = claim.registry();
         let mut response = self.v1_json_head(registry, answer.cache, CacheControl::Public)?;
@@ -71,6 +74,7 @@ impl Gateway {
         session: &mut Session,
         id: &ImageId,
         claim: Claim<'_>,
+        login: &Login,
     ) -> Result<(), Failure> {
         let (v1, registry) = (&self.state.v1, claim.registry());
         let request = session.req_header();
@@ -80,7 +84,7 @@ impl Gateway {
             let response = self.v1_layer_head(registry, None, cache)?;
             return Ok(send::head(session, response, size).await?);
         }
-        let answer = v1.v1_layer(claim, id).await?;
+        let answer = v1.v1_layer(claim, id, requester(session, login)).await?;
         let (size, cache) = (answer.size, answer.cache);
         request_metrics::blob(cache);
         let ranges = layer_range::ranges(&options);

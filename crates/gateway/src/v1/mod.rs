@@ -147,7 +147,7 @@ impl Gateway {
                 let permit = self.v1_permit(session, login, name, image.action)?;
                 context.v1 = Some(permit.name().into());
                 let claim = Claim::Repository(&permit);
-                return self.v1_pass_image(session, &image, claim).await;
+                return self.v1_pass_image(session, &image, claim, login).await;
             }
             let open = open.ok_or_else(|| {
                 self.v1_without_token("an image is asked for with the token of its repository")
@@ -164,7 +164,7 @@ impl Gateway {
                 }
             }
             let claim = Claim::OpenRegistry(&open);
-            return self.v1_pass_image(session, &image, claim).await;
+            return self.v1_pass_image(session, &image, claim, login).await;
         };
         let permit = self.v1_permit(session, login, &name, image.action)?;
         context.v1 = Some(permit.name().into());
@@ -172,7 +172,7 @@ impl Gateway {
             return Ok(());
         }
         let claim = Claim::Repository(&permit);
-        self.v1_pass_image(session, &image, claim).await
+        self.v1_pass_image(session, &image, claim, login).await
     }
 
     /// A permit for an action on the repository that a token names, by the rules of now.

@@ -101,6 +101,7 @@ impl Gateway {
         session: &mut Session,
         image: &ImageRequest,
         claim: Claim<'_>,
+        login: &Login,
     ) -> Result<(), Failure> {
         let ImageRequest {
             id, part, action, ..
@@ -109,7 +110,7 @@ impl Gateway {
         let mirrored = self.state.v1.v1_is_mirrored(claim.registry());
         let is_cached = matches!(part, Part::Json | Part::Ancestry | Part::Layer);
         if mirrored && is_cached && *action == Action::Pull {
-            return self.v1_mirrored_image(session, image, claim).await;
+            return self.v1_mirrored_image(session, image, claim, login).await;
         }
         let headers = upstream_headers(session);
         if *part == Part::Layer && *action == Action::Pull {

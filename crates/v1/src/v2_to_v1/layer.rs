@@ -19,7 +19,7 @@ use super::{BridgeError, V1Image};
 use crate::V1;
 use crate::records::{PreparedLayer, V1ImageRecords};
 use access::Permit;
-use mirror::{BlobAnswer, MirrorError, ReadError};
+use mirror::{BlobAnswer, MirrorError, ReadError, Requester};
 use oci::cache_status::CacheStatus;
 use oci::digest::{Algorithm, Digest, Hasher};
 use oci::name::Registry;
@@ -118,7 +118,11 @@ impl V1 {
             known = self.record(permit, &chain.digest).await;
         }
         match known.as_deref() {
-            Some(PreparedLayer::AsItIs) => Ok(Some(self.mirror.blob(permit, &chain.layer).await?)),
+            Some(PreparedLayer::AsItIs) => Ok(Some(
+                self.mirror
+                    .blob(permit, &chain.layer, Requester::Gateway)
+                    .await?,
+            )),
             Some(PreparedLayer::Derived { digest, size }) => {
                 // A right to the original is a right to the derived layer.
                 self.mirror.blob_head(permit, &chain.layer).await?;
@@ -234,7 +238,12 @@ impl V1 {
         layer: Digest,
         work: impl FnOnce(ChannelReader) -> io::Result<T> + Send + 'static,
     ) -> Result<T, BridgeError> {
-        let mut reader = self.mirror.blob(permit, &layer).await?.open(None).await?;
+        let mut reader = self
+            .mirror
+            .blob(permit, &layer, Requester::Gateway)
+            .await?
+            .open(None)
+            .await?;
         let (sender, pieces) = mpsc::channel(QUEUED_PIECES);
         let source = ChannelReader {
             pieces,

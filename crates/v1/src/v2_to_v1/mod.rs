@@ -22,7 +22,7 @@ use futures_util::future::BoxFuture;
 use super::V1;
 use crate::records::{V1ImageRecord, V1ImageRecords};
 use access::Permit;
-use mirror::{MirrorError, ReadMethod, ResourceKind};
+use mirror::{MirrorError, ReadMethod, Requester, ResourceKind};
 use oci::digest::Digest;
 use oci::manifest::{AcceptClass, is_index};
 use oci::name::{NameScope, Reference, Registry, RepositoryName};
@@ -244,7 +244,7 @@ impl V1 {
     }
 
     async fn config(&self, permit: &Permit, digest: &Digest) -> Result<BytesMut, BridgeError> {
-        let answer = self.mirror.blob(permit, digest).await?;
+        let answer = self.mirror.blob(permit, digest, Requester::Gateway).await?;
         let mut reader = answer.open(None).await?;
         let mut bytes = BytesMut::new();
         loop {
