@@ -3,12 +3,13 @@
 use http::Method;
 use serde::Serialize;
 
-use super::Admin;
 use super::error::Problem;
 use super::query::{Parameters, StatusFilter, Words};
 use super::report::Page;
 use super::time::rfc3339;
+use super::{Admin, ExplainRequest};
 use gateway::{AccessRecord, FailureKind, FailureRecord};
+use mirror::ImageReference;
 use oci::name::Registry;
 
 /// An item of `GET /api/v1/requests`.
@@ -27,6 +28,7 @@ pub(super) struct RequestLine {
     duration_seconds: f64,
     cache_status: Option<String>,
     upstream: Option<String>,
+    explain: Option<ExplainRequest>,
 }
 
 /// An item of `GET /api/v1/errors`.
@@ -46,7 +48,11 @@ pub(super) struct FailureLine {
     reference: Option<String>,
     action: &'static str,
     reason: String,
+    explain: Option<ExplainRequest>,
 }
+
+/// A client that is sent to the v1 API.
+const OLD_CLIENT: &str = "docker-1.5";
 
 /// Which lines of the access log are wanted.
 #[derive(Clone, Debug)]
@@ -145,6 +151,7 @@ impl Admin {
             duration_seconds: record.took.as_secs_f64(),
             cache_status: cache(record),
             upstream: upstream.map(|registry| self.mirror.upstream_of(registry).to_owned()),
+            explain: same_pull(record),
         }
     }
 }
@@ -194,7 +201,29 @@ pub(super) fn failure_line(failure: &FailureRecord) -> FailureLine {
         reference: failure.reference.clone(),
         action: action(&request.method, &request.path),
         reason: failure.reason.clone(),
+        explain: same_pull(request),
     }
+}
+
+/// The question that an explanation of a request answers; `None` unless it asked for a manifest, or for a v1 tag.
+fn same_pull(record: &AccessRecord) -> Option<ExplainRequest> {
+    if !matches!(record.method, Method::GET | Method::HEAD) {
+        return None;
+    }
+    let is_v1 = record.path.starts_with("/v1/");
+    let place = if is_v1 { "/tags/" } else { "/manifests/" };
+    let (_, reference) = record.path.rsplit_once(place)?;
+    let image = ImageReference {
+        name: record.repository()?.clone(),
+        reference: reference.parse().ok()?,
+    };
+    Some(ExplainRequest {
+        image: image.to_string(),
+        user: record.user.as_deref().map(str::to_owned),
+        client: is_v1.then(|| OLD_CLIENT.to_owned()),
+        from: record.client.map(|client| client.ip().to_string()),
+        ..ExplainRequest::default()
+    })
 }
 
 impl FailureLine {
@@ -230,6 +259,7 @@ fn action(method: &Method, path: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use oci::name::{NameScope, RepositoryName};
 
     #[test]
     fn actions_of_requests() {
@@ -245,6 +275,52 @@ mod tests {
         ] {
             let method = method.parse().expect("a method");
             assert_eq!(action(&method, path), expected, "{path}");
+        }
+    }
+
+    fn question(method: &str, path: &str) -> Option<(String, Option<String>)> {
+        let registry = Registry::new("docker.io");
+        let name = RepositoryName::new(&registry, &"a/b".parse().expect("a name"));
+        let asked = same_pull(&AccessRecord {
+            ended: std::time::SystemTime::UNIX_EPOCH,
+            client: Some("[2001:db8::1]:5000".parse().expect("an address")),
+            user: None,
+            method: method.parse().expect("a method"),
+            path: path.into(),
+            scope: Some(NameScope::Repository(name)),
+            status: 200,
+            sent_bytes: 0,
+            took: std::time::Duration::ZERO,
+            cache: None,
+            upstream: None,
+        })?;
+        assert_eq!(asked.from.as_deref(), Some("2001:db8::1"));
+        Some((asked.image, asked.client))
+    }
+
+    #[test]
+    fn manifests_and_v1_tags_can_be_explained() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let image = |text: &str| Some((format!("docker.io/a/b{text}"), None));
+        let old = Some(("docker.io/a/b:1".to_owned(), Some("docker-1.5".to_owned())));
+        for (method, path, expected) in [
+            ("GET", "/v2/a/b/manifests/1", image(":1")),
+            ("HEAD", "/v2/x/manifests/manifests/1", image(":1")),
+            (
+                "GET",
+                &*format!("/v2/a/b/manifests/{digest}"),
+                image(&format!("@{digest}")),
+            ),
+            ("GET", "/v1/repositories/a/b/tags/1", old),
+            ("GET", "/v1/repositories/a/b/tags", None),
+            ("GET", "/v2/a/b/tags/list", None),
+            ("GET", "/v2/a/b/manifests/%3Cscript%3E", None),
+            ("GET", "/v2/a/b/manifests/", None),
+            ("GET", &*format!("/v2/a/b/blobs/{digest}"), None),
+            ("PUT", "/v2/a/b/manifests/1", None),
+            ("DELETE", "/v2/a/b/manifests/1", None),
+        ] {
+            assert_eq!(question(method, path), expected, "{method} {path}");
         }
     }
 

@@ -3,6 +3,7 @@
 mod agreement;
 mod command;
 mod effects;
+mod links;
 mod routing;
 #[cfg(feature = "v1")]
 mod v1;

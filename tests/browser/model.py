@@ -44,6 +44,12 @@ def at(ago=0.0, now=None):
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def question(registry, repository, tag, user, address):
+    """What `/api/v1/explain` is asked about the same pull."""
+    asked = {"image": f"{registry}/{repository}:{tag}", "from": address, "ask": False}
+    return asked if user in (None, "anonymous") else {**asked, "as": user}
+
+
 class Missing(Exception):
     """It is not in the cache."""
 
@@ -245,14 +251,14 @@ class Model:
     def errors(self, kind=None, q=""):
         long = "team/" + "very-long-name-of-a-component/" * 7
         rows = [("denial", 403, "DENIED", "jürgen", "hosted", "team/bestellübersicht", "push", "no rule allows jürgen to push hosted/team/bestellübersicht", 6),
-                ("error", 503, "UNAVAILABLE", "anonymous", "quay.io", "prometheus/prometheus", "pull", "the circuit breaker of quay.io is open: no response headers within 10 s", 44),
+                ("error", 503, "UNAVAILABLE", None, "quay.io", "prometheus/prometheus", "pull", "the circuit breaker of quay.io is open: no response headers within 10 s", 44),
                 ("denial", 401, "UNAUTHORIZED", "bäcker", None, None, "login", "wrong password, ninth attempt within a minute", 9),
-                ("error", 502, "UNKNOWN", "anonymous", "hosted", SCRIPT, "pull", f"digest mismatch: expected {digest(1)}, received {digest(2)}", 1),
-                ("denial", 429, "TOOMANYREQUESTS", "anonymous", "ghcr.io", "cloudnative-pg/postgresql", "pull", "the registry limits requests until 14:12:31", 2)]
+                ("error", 502, "UNKNOWN", None, "hosted", SCRIPT, "pull", f"digest mismatch: expected {digest(1)}, received {digest(2)}", 1),
+                ("denial", 429, "TOOMANYREQUESTS", None, "ghcr.io", "cloudnative-pg/postgresql", "pull", "the registry limits requests until 14:12:31", 2)]
         for index in range(400):
             what, status, code, user, registry, repository, action, why, times = rows[index % 5]
             row = {"id": 900 - index, "kind": what, "first_at": at(index * 95 + 61), "last_at": at(index * 95 + 12), "count": times, "status": status, "code": code, "client": f"10.0.0.{index % 250}",
-                   "user": user, "registry": registry, "repository": repository if index % 7 else (repository and long + "end"), "reference": None, "action": action, "reason": why}
+                   "user": user, "registry": registry, "repository": repository if index % 7 else (repository and long + "end"), "reference": None, "action": action, "reason": why, "explain": question(registry, repository, "latest", user, f"10.0.0.{index % 250}") if action == "pull" else None}
             if (kind in (None, "", what)) and all(word in str(row).lower() for word in q.lower().split()):
                 yield row
 
@@ -266,6 +272,7 @@ class Model:
         line = {"id": index, "at": at(), "client": f"10.0.0.{number(40, index)}:{50000 + index % 9000}", "user": ["anonymous", "jürgen", "ci-runner"][number(3, index)], "method": "GET",
                 "path": path[:512], "registry": registry, "repository": repository, "status": status, "sent_bytes": number(70 * MIB, index) if status < 300 else 120,
                 "duration_seconds": number(4000, index) / 1000, "cache_status": cache, "upstream": None}
+        line["explain"] = None if content else question(registry, repository, "latest", line["user"], line["client"].rsplit(":", 1)[0])
         self.log = [*self.log[-9999:], line]
 
     @staticmethod

@@ -12,25 +12,25 @@ pub struct ExplainRequest {
     /// As a client would write it.
     pub image: String,
     /// A user; `None`: anonymous.
-    #[serde(default, rename = "as")]
+    #[serde(default, rename = "as", skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// A client's name or User-Agent; `None`: a current containerd.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
     /// The client's address; `None`: this machine.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
     /// `listen[].address`; `None`: the first that the client can reach.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<String>,
     /// `?ns=`
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ns: Option<String>,
     /// The Host; `None`: that of the image's name, else the listener's.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// `os/architecture[/variant]` or `all`; `None`: the platform of the gateway's machine.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
     /// Whether the registry is asked for the tag with one HEAD.
     #[serde(default)]

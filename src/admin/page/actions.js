@@ -1,6 +1,6 @@
 // What an operator can do: each act is a dialog that says what will happen before it does.
 
-import { $, badge, button, bytes, count, el, plain, plural, put, setText, shortDigest, toast } from "./dom.js";
+import { $, badge, button, bytes, count, el, explainLink, plain, plural, put, setText, shortDigest, toast } from "./dom.js";
 import { post, postLines, remove } from "./api.js";
 
 /**
@@ -161,5 +161,6 @@ export function imageActions(image, { pinned, changed }) {
     button(pinned ? "Unpin" : "Pin…", () => togglePin(image, pinned, changed), { "aria-label": `${pinned ? "Unpin" : "Pin"} ${image}` }),
     button("Warm…", () => warm(image, changed), { "aria-label": `Warm ${image}` }),
     button("Purge…", () => purge(image, changed), { class: "danger", "aria-label": `Purge ${image}` }),
+    explainLink({ image }, { class: "button" }),
   ];
 }

@@ -125,3 +125,9 @@ export const repositoryLink = (row, tag) =>
 
 /** A client: the user, if there is one, and the address, unless it is on a Unix socket. */
 export const whoOf = ({ user, client }) => [user, client].filter(Boolean).join(" at ") || "this machine";
+
+/** Leads to the answer to a question of `/api/v1/explain`, given as its body. */
+export const explainLink = (question, properties = {}) => {
+  const given = Object.entries(question).filter(([name, value]) => name !== "ask" && value != null);
+  return el("a", { href: `#/explain?${new URLSearchParams(given)}`, "aria-label": `Explain the pull of ${question.image}`, ...properties }, "Explain");
+};

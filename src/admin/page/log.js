@@ -1,6 +1,8 @@
 // The access log as it is written, and what was denied or failed.
 
-import { $, ago, badge, bytes, count, debounce, duration, el, put, secondsOf, setText, showVersion } from "./dom.js";
+import {
+  $, ago, badge, bytes, count, debounce, duration, el, explainLink, put, secondsOf, setText, showVersion, whoOf,
+} from "./dom.js";
 import { List } from "./list.js";
 
 const LINES = 200;
@@ -18,8 +20,8 @@ export function hide() {
 }
 
 function begin(live) {
-  const titles = ["Time", "Client", "Request", "Status", "Sent", "Took", "Cache"];
-  const classes = ["", "wide", "", "number", "wide number", "wide number", "wide"];
+  const titles = ["Time", "Client", "Request", "Status", "Sent", "Took", "Cache", el("span", { class: "unseen" }, "Why")];
+  const classes = ["", "wide", "", "number", "wide number", "wide number", "wide", "number"];
   body = el("tbody");
   const box = el("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Access log lines" });
   put($("log-lines"), put(box, el("table", { class: "lines" },
@@ -78,13 +80,12 @@ function line(row) {
     cell("wide", row.user === "anonymous" ? row.client : `${row.user} at ${row.client}`),
     el("td", { class: "path", title: row.path }, el("span", { class: "method" }, row.method), ` ${path}`),
     cell(`number ${level}`, String(status)), cell("wide number", bytes(row.sent_bytes)), cell("wide number", duration(row.duration_seconds)),
-    cell("wide", row.cache_status ?? "–"));
+    cell("wide", row.cache_status ?? "–"), cell("number", row.explain && explainLink(row.explain)));
   made.dataset.id = row.id;
   return made;
 }
 
 const kind = (row) => badge(row.kind === "denial" ? "warn" : "bad", `${row.kind} ${row.status}`);
-const who = (row) => (row.user == null ? row.client ?? "the gateway itself" : `${row.user}${row.client ? ` at ${row.client}` : ""}`);
 const what = ({ action, registry, repository, reference }) =>
   [action, [registry, repository].filter(Boolean).join("/"), reference].filter(Boolean).join(" ");
 
@@ -92,7 +93,7 @@ const what = ({ action, registry, repository, reference }) =>
 export function errorList(items) {
   if (items.length === 0) return el("p", { class: "empty" }, "No errors and no denials.");
   return el("ul", { class: "events" }, items.map((row) => el("li", {},
-    el("p", {}, kind(row), " ", ago(row.last_at), el("span", { class: "muted" }, row.count > 1 && ` × ${count(row.count)}`, ` · ${who(row)}`)),
+    el("p", {}, kind(row), " ", ago(row.last_at), el("span", { class: "muted" }, row.count > 1 && ` × ${count(row.count)}`, ` · ${whoOf(row)}`), row.explain && [" ", explainLink(row.explain)]),
     el("p", { class: "name" }, what(row)),
     el("p", { class: "muted break" }, row.reason))));
 }
