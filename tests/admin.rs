@@ -119,6 +119,20 @@ fn command_in(dir: &Path, arguments: &[&str]) -> Output {
     process::run(&mut command, Duration::from_secs(30)).expect("it runs to its end")
 }
 
+/// Removes the damaged files of state with this name that were moved aside; returns what was in them.
+fn take_aside(gateway: &Gateway, name: &str) -> Vec<Vec<u8>> {
+    let start = format!("{name}.damaged-");
+    let files = std::fs::read_dir(gateway.store().join("state")).expect("a folder");
+    let files = files.map(|file| file.expect("an entry"));
+    let aside = files.filter(|file| file.file_name().to_string_lossy().starts_with(&start));
+    let taken = aside.map(|file| {
+        let bytes = std::fs::read(file.path()).expect("readable");
+        std::fs::remove_file(file.path()).expect("writable");
+        bytes
+    });
+    taken.collect()
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }

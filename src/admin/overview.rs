@@ -151,12 +151,8 @@ impl Admin {
 
 /// The history that an earlier process wrote. Blocks on the disk.
 pub(super) fn read_history(store: &Store) -> TrafficLog {
-    let bytes = store.read_state(TRAFFIC).unwrap_or_else(|error| {
-        store::warn_degraded("the history of the traffic cannot be read", &error);
-        None
-    });
-    let history = bytes.and_then(|bytes| serde_json::from_slice::<History>(&bytes).ok());
-    TrafficLog::resume(history.unwrap_or_default(), unix(SystemTime::now()))
+    let history: History = store.read_state(TRAFFIC).unwrap_or_default();
+    TrafficLog::resume(history, unix(SystemTime::now()))
 }
 
 fn counts(counted: &Figures, errors: u64, denials: u64) -> Counts {

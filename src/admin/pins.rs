@@ -66,6 +66,9 @@ struct PinnedImage {
     note: String,
 }
 
+/// By the image as the API writes it.
+type PinnedImages = BTreeMap<String, PinnedImage>;
+
 /// The pinned images, and the blobs that are held for them.
 #[derive(Debug)]
 pub(super) struct Pins {
@@ -75,23 +78,27 @@ pub(super) struct Pins {
 
 #[derive(Debug, Default)]
 struct PinList {
-    /// By the image as the API writes it.
-    images: BTreeMap<String, PinnedImage>,
+    images: PinnedImages,
     held: HeldImages,
 }
 
 impl Pins {
     /// Reads the list. Blocks on the disk.
     pub fn open(store: Arc<Store>) -> Self {
-        let bytes = store.read_state(FILE).unwrap_or_else(|error| {
-            store::warn_degraded("the list of pinned images cannot be read", &error);
-            None
-        });
-        let records = bytes.and_then(|bytes| serde_json::from_slice::<Vec<PinRecord>>(&bytes).ok());
-        let images = records.into_iter().flatten().filter_map(PinnedImage::of);
-        let images = images.map(|pinned| (pinned.image.to_string(), pinned));
+        let records: Vec<PinRecord> = store.read_state(FILE).unwrap_or_default();
+        let stored = records.len();
+        let images = records.into_iter().filter_map(PinnedImage::of);
+        let images: PinnedImages = images
+            .map(|pinned| (pinned.image.to_string(), pinned))
+            .collect();
+        if images.len() < stored {
+            store.set_state_aside(FILE, &"an entry names no image, or one twice");
+            if let Err(error) = write(&store, &images) {
+                store::warn_degraded("the list of pinned images cannot be written", &error);
+            }
+        }
         let list = PinList {
-            images: images.collect(),
+            images,
             held: HeldImages::default(),
         };
         let pins = Self {
@@ -140,16 +147,14 @@ impl Pins {
     }
 
     /// Changes the list, on disk first. Blocks on the disk.
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, PinnedImage>)) -> io::Result<()> {
+    fn change(&self, change: impl FnOnce(&mut PinnedImages)) -> io::Result<()> {
         let mut list = self.list();
         let mut images = list.images.clone();
         change(&mut images);
         if images == list.images {
             return Ok(());
         }
-        let records: Vec<PinRecord> = images.values().map(PinRecord::of).collect();
-        let json = serde_json::to_vec_pretty(&records)?;
-        self.store.write_state(FILE, &json)?;
+        write(&self.store, &images)?;
         list.images = images;
         drop(list);
         self.refresh();
@@ -273,6 +278,12 @@ impl Admin {
             tokio::time::sleep(every).await;
         }
     }
+}
+
+/// Writes the list. Blocks on the disk.
+fn write(store: &Store, images: &PinnedImages) -> io::Result<()> {
+    let records: Vec<PinRecord> = images.values().map(PinRecord::of).collect();
+    store.write_state(FILE, &serde_json::to_vec_pretty(&records)?)
 }
 
 fn failed(error: &io::Error) -> Problem {

@@ -121,3 +121,39 @@ fn purge_ends_the_pin() {
     // What was held is free.
     Metrics::of(&gateway).assert(&[("roadstead_store_objects", 0), ("roadstead_store_bytes", 0)]);
 }
+
+/// Whatever is in the file, the gateway starts, and no later list replaces it.
+#[test]
+fn damaged_list_is_moved_aside() {
+    let (_origin, image, mut gateway) = scene(1000, ANYWHERE);
+    pull(&gateway, &image);
+    pin(&gateway, "app");
+    let name = "docker.io/library/app:latest";
+    let file = gateway.store().join("state/pins.json");
+    let whole = std::fs::read_to_string(&file).expect("a list");
+    let deep = "[".repeat(100_000);
+    for damage in ["", "{", "null", &whole[..whole.len() - 5], &deep] {
+        gateway.kill();
+        std::fs::write(&file, damage).expect("writable");
+        gateway.restart();
+        assert_eq!(pinned(&gateway), Vec::<String>::new());
+        assert_eq!(take_aside(&gateway, "pins.json"), [damage.as_bytes()]);
+        assert!(!file.exists());
+        pin(&gateway, "app");
+        assert_eq!(pinned(&gateway), [name]);
+    }
+    // A line of the log for each.
+    let log = gateway.log();
+    let said = log.matches("a state file is damaged").count();
+    assert_eq!(said, 5, "{log}");
+    // The entries that are right are used.
+    gateway.kill();
+    let entry = r#"{"registry": "docker.io", "repository": "No Name", "reference": "1", "pinned_at": "", "note": ""}"#;
+    let mixed = whole.replacen('[', &format!("[{entry},"), 1);
+    std::fs::write(&file, &mixed).expect("writable");
+    for _ in 0..2 {
+        gateway.restart();
+        assert_eq!(pinned(&gateway), [name]);
+    }
+    assert_eq!(take_aside(&gateway, "pins.json"), [mixed.as_bytes()]);
+}

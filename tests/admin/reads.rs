@@ -221,4 +221,5 @@ fn traffic_survives_a_restart() {
     std::fs::write(&file, "{").expect("writable");
     gateway.restart();
     assert_eq!(sum(&gateway, "hour", "requests"), 0);
+    assert_eq!(take_aside(&gateway, "traffic.json"), [b"{"]);
 }
