@@ -1,8 +1,8 @@
 //! `/api/v1/overview` and `/api/v1/traffic`: the state of the gateway, and its traffic over time.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, LazyLock, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ use super::error::Problem;
 use super::query::Parameters;
 use super::report::{BucketState, Overview, Pulls, StoreState, TrafficWindows};
 use super::time::{rfc3339, rfc3339_of, unix};
-use super::traffic::{Counts, History, Point, TrafficLog, Window};
+use super::traffic::{Counts, History, Moment, Point, TrafficLog, Window};
 use store::Store;
 use telemetry::metrics::{self, BucketFigures, ContentFigures, Figures};
 
@@ -44,14 +44,14 @@ struct TrafficPoint {
 
 impl Admin {
     pub(super) async fn overview(&self) -> Overview {
-        let now = unix(SystemTime::now());
+        let now = moment();
         let counted = metrics::figures();
         let traffic = {
             let log = self.sampled(now, &counted);
             TrafficWindows {
-                now: log.now(now),
-                hour: log.sum(Window::Hour, now),
-                day: log.sum(Window::Day, now),
+                now: log.now(now.unix),
+                hour: log.sum(Window::Hour, now.unix),
+                day: log.sum(Window::Day, now.unix),
             }
         };
         let ready = self.ready().await;
@@ -103,19 +103,21 @@ impl Admin {
     pub(super) fn traffic(&self, parameters: &Parameters) -> Result<TrafficSeries, Problem> {
         let windows = [("hour", Window::Hour), ("day", Window::Day)];
         let window = parameters.choice("window", &windows)?;
-        let now = unix(SystemTime::now());
-        let points = self.sampled(now, &metrics::figures()).points(window, now);
+        let now = moment();
+        let points = self
+            .sampled(now, &metrics::figures())
+            .points(window, now.unix);
         Ok(TrafficSeries {
             window: window.name(),
             step_seconds: window.step(),
-            from: rfc3339_of(now.saturating_sub(window.seconds())),
-            to: rfc3339_of(now),
+            from: rfc3339_of(now.unix.saturating_sub(window.seconds())),
+            to: rfc3339_of(now.unix),
             points: points.into_iter().map(point).collect(),
         })
     }
 
     /// The traffic, sampled at `now`.
-    fn sampled(&self, now: u64, counted: &Figures) -> MutexGuard<'_, TrafficLog> {
+    fn sampled(&self, now: Moment, counted: &Figures) -> MutexGuard<'_, TrafficLog> {
         let (errors, denials) = self.history.failure_counts();
         let mut log = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
         log.sample(now, counts(counted, errors, denials));
@@ -127,7 +129,7 @@ impl Admin {
         let mut until_write = SAMPLES_PER_WRITE;
         loop {
             tokio::time::sleep(SAMPLE_EVERY).await;
-            drop(self.sampled(unix(SystemTime::now()), &metrics::figures()));
+            drop(self.sampled(moment(), &metrics::figures()));
             until_write -= 1;
             if until_write == 0 {
                 until_write = SAMPLES_PER_WRITE;
@@ -140,7 +142,7 @@ impl Admin {
     /// Writes the history of the traffic. Blocks on the disk.
     pub fn write_history(&self) {
         let json = {
-            let log = self.sampled(unix(SystemTime::now()), &metrics::figures());
+            let log = self.sampled(moment(), &metrics::figures());
             serde_json::to_vec(log.history()).unwrap_or_default()
         };
         if let Err(error) = self.store.write_state(TRAFFIC, &json) {
@@ -152,7 +154,16 @@ impl Admin {
 /// The history that an earlier process wrote. Blocks on the disk.
 pub(super) fn read_history(store: &Store) -> TrafficLog {
     let history: History = store.read_state(TRAFFIC).unwrap_or_default();
-    TrafficLog::resume(history, unix(SystemTime::now()))
+    TrafficLog::resume(history, moment())
+}
+
+/// The time by the system's clock, and by one that nobody sets.
+fn moment() -> Moment {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+    let steady = START.elapsed().as_secs();
+    let unix = unix(SystemTime::now());
+    Moment { unix, steady }
 }
 
 fn counts(counted: &Figures, errors: u64, denials: u64) -> Counts {
