@@ -6,6 +6,7 @@ mod contract;
 mod events;
 mod explain;
 mod health;
+mod many;
 mod metrics;
 mod monitoring;
 mod operators;

@@ -18,7 +18,7 @@ use super::time::{rfc3339_of, unix};
 use mirror::ImageReference;
 use oci::manifest::AcceptClass;
 use oci::name::{Reference, Registry, RepositoryName, Tag};
-use store::{RepositorySummary, TagKey};
+use store::{KnownRepository, RepositorySummary, TagKey};
 use telemetry::metrics;
 
 /// `GET /api/v1/repositories`
@@ -117,23 +117,22 @@ impl Admin {
         })
     }
 
-    /// The repositories of the configured registries, by name.
+    /// The repositories of the configured registries, or of one of them.
     pub(super) async fn known_repositories(
         &self,
         registry: Option<&Registry>,
-    ) -> io::Result<Vec<RepositoryName>> {
+    ) -> io::Result<KnownNames> {
         let configured = self.settings.registries.iter().map(|one| &one.name);
         let mut registries: Vec<&Registry> = configured
             .filter(|name| registry.is_none_or(|wanted| wanted == *name))
             .collect();
         registries.sort();
-        let mut names = Vec::new();
+        let mut known = Vec::new();
         for registry in registries {
-            let known = self.store.records.repositories(registry).await?;
-            let known = known.iter();
-            names.extend(known.map(|one| RepositoryName::new(registry, &one.repository)));
+            let repositories = self.store.records.repositories(registry).await?;
+            known.push((registry.clone(), repositories));
         }
-        Ok(names)
+        Ok(KnownNames(known))
     }
 
     async fn by_name(
@@ -145,7 +144,14 @@ impl Admin {
         let known = self.known_repositories(filter.registry.as_ref()).await;
         let known = known.map_err(|error| unreadable(&error))?;
         let (filter, after) = (filter.clone(), after.map(str::to_owned));
-        let select = move || Ok(Names::after(known, &filter, after.as_deref(), limit));
+        let select = move || {
+            Ok(Names::after(
+                known.names(),
+                &filter,
+                after.as_deref(),
+                limit,
+            ))
+        };
         blocking(select).await.map_err(|error| unreadable(&error))
     }
 
@@ -247,6 +253,20 @@ impl Admin {
     }
 }
 
+/// Repositories as the store lists them, by registry. There may be a hundred thousand: the lists are shared with the store.
+#[derive(Debug)]
+pub(super) struct KnownNames(Vec<(Registry, Arc<[KnownRepository]>)>);
+
+impl KnownNames {
+    /// Their names, in order.
+    pub fn names(&self) -> impl Iterator<Item = RepositoryName> {
+        self.0.iter().flat_map(|(registry, known)| {
+            let known = known.iter();
+            known.map(move |one| RepositoryName::new(registry, &one.repository))
+        })
+    }
+}
+
 /// Which repositories are listed.
 #[derive(Clone, Debug)]
 struct NameFilter {
@@ -264,7 +284,7 @@ impl NameFilter {
 impl Names {
     /// The page after a name, of names in order.
     fn after(
-        known: Vec<RepositoryName>,
+        known: impl Iterator<Item = RepositoryName>,
         filter: &NameFilter,
         after: Option<&str>,
         limit: usize,
@@ -277,7 +297,7 @@ impl Names {
             after.is_none_or(|after| own > after)
         };
         let (mut page, mut total, mut has_more) = (Vec::new(), 0, false);
-        for name in known.into_iter().filter(|name| filter.includes(name)) {
+        for name in known.filter(|name| filter.includes(name)) {
             total += 1;
             if page.len() < limit && is_after(&name) {
                 page.push(name);
@@ -355,7 +375,12 @@ mod tests {
         let all = names(&["docker.io/a", "docker.io/a/b", "docker.io/c", "ghcr.io/a"]);
         let (mut after, mut seen) = (None::<String>, Vec::new());
         loop {
-            let page = Names::after(all.clone(), &filter(None, ""), after.as_deref(), 2);
+            let page = Names::after(
+                all.clone().into_iter(),
+                &filter(None, ""),
+                after.as_deref(),
+                2,
+            );
             assert_eq!(page.total, 4);
             seen.extend(page.page);
             after = page.next;
@@ -364,10 +389,15 @@ mod tests {
             }
         }
         assert_eq!(seen, all);
-        let found = Names::after(all.clone(), &filter(Some("docker.io"), "A"), None, 9);
+        let found = Names::after(
+            all.clone().into_iter(),
+            &filter(Some("docker.io"), "A"),
+            None,
+            9,
+        );
         assert_eq!((found.page.len(), found.next), (2, None));
         // The name of the cursor may be gone meanwhile.
-        let later = Names::after(all, &filter(None, ""), Some("docker.io b"), 9);
+        let later = Names::after(all.into_iter(), &filter(None, ""), Some("docker.io b"), 9);
         assert_eq!(later.page, names(&["docker.io/c", "ghcr.io/a"]));
     }
 

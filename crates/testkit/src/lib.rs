@@ -8,6 +8,7 @@
 //! - [`v1`]: a scripted v1 registry
 //! - [`image`]: deterministic OCI images, generated from a seed
 //! - [`s3`]: a scripted object store
+//! - [`store`]: files of a store with many repositories
 //! - [`real`]: real registries and real clients from Debian's packages
 //!
 //! Rules: nothing sleeps to synchronise (a condition is polled under a deadline, or a line is read), no
@@ -31,6 +32,7 @@ pub mod origin;
 pub mod process;
 pub mod real;
 pub mod s3;
+pub mod store;
 pub mod tls;
 pub mod v1;
 
