@@ -38,6 +38,24 @@ const PER_CLIENT: usize = 16;
 /// The limit for a request's head, in bytes.
 const HEAD_BYTES: usize = 16 << 10;
 
+/// How many requests a connection serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Requests {
+    Many,
+    One,
+}
+
+impl Requests {
+    /// One where many dashboards are open: their idle connections would take the places of other clients.
+    fn of(scope: Scope, free_slots: usize) -> Self {
+        if scope == Scope::Everything && free_slots > CONNECTIONS / 2 {
+            Self::Many
+        } else {
+            Self::One
+        }
+    }
+}
+
 impl Admin {
     /// Accepts connections for ever. Dropping the future closes the listener.
     pub async fn serve(self: Arc<Self>, bound: Bound, scope: Scope, tls: Option<ListenerTls>) {
@@ -66,16 +84,18 @@ impl Admin {
                         continue;
                     };
                     let (admin, tls) = (self.clone(), tls.clone());
+                    let requests = Requests::of(scope, slots.available_permits());
+                    let client = (peer, scope, requests);
                     tokio::spawn(async move {
                         match (accepted, tls) {
                             (Accepted::Tcp(stream, _), Some(tls)) => {
-                                admin.secure_connection(stream, tls, peer, scope).await;
+                                admin.secure_connection(stream, tls, client).await;
                             }
                             (Accepted::Tcp(stream, _), None) => {
-                                admin.connection(stream, peer, scope).await;
+                                admin.connection(stream, client).await;
                             }
                             (Accepted::Unix(stream), _) => {
-                                admin.connection(stream, peer, scope).await;
+                                admin.connection(stream, client).await;
                             }
                         }
                         drop((slot, share));
@@ -93,11 +113,10 @@ impl Admin {
         self: Arc<Self>,
         stream: TcpStream,
         tls: ListenerTls,
-        peer: Peer,
-        scope: Scope,
+        client: (Peer, Scope, Requests),
     ) {
         match timeout(HEAD_TIMEOUT, tls.accept_http1(stream)).await {
-            Ok(Ok(stream)) => self.connection(stream, peer, scope).await,
+            Ok(Ok(stream)) => self.connection(stream, client).await,
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake of an operator failed"),
             Err(_) => {}
         }
@@ -106,18 +125,24 @@ impl Admin {
     async fn connection(
         self: Arc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        peer: Peer,
-        scope: Scope,
+        (peer, scope, requests): (Peer, Scope, Requests),
     ) {
         let service = service_fn(move |request| {
             let admin = self.clone();
-            async move { Ok::<_, Infallible>(admin.answer(request, peer, scope).await) }
+            async move {
+                let mut response = admin.answer(request, peer, scope).await;
+                if requests == Requests::One {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(header::CONNECTION, close);
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(HEAD_BYTES);
-        http.keep_alive(scope == Scope::Everything);
+        http.keep_alive(requests == Requests::Many);
         let connection = http.serve_connection(TokioIo::new(stream), service);
         // A verification may take long; connections to a public listener may not.
         let outcome = match scope {

@@ -1,5 +1,7 @@
 //! `/api/v1/events`: live data, and the limit of listeners.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use testkit::origin::{Fault, Latch};
 use testkit::{eventually, until};
@@ -162,6 +164,76 @@ fn listeners_are_bounded() {
     });
     let mut next = Listener::start(&gateway, "topics=overview", "");
     next.event("overview", |_| true);
+}
+
+/// Many dashboards at once: some listen, some hold connections, and the others are told to poll.
+#[test]
+fn pulls_go_on_with_ten_thousand_dashboards() {
+    const DASHBOARDS: usize = 10_000;
+    /// With those that listen, fewer than the connections that the admin address has.
+    const AT_ONCE: usize = 12;
+
+    let _alone = crate::heavy_test();
+    let (_origin, image, gateway) = scene(100_000, ANYWHERE);
+    pull(&gateway, &image);
+    let (descriptors, memory) = (gateway.open_fds(), gateway.rss_kib());
+    let mut listeners: Vec<Listener> = (0..16)
+        .map(|_| Listener::start(&gateway, "topics=overview,requests", ""))
+        .collect();
+    let opened = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while opened.fetch_add(1, Ordering::Relaxed) < DASHBOARDS {
+                    let refused = ask(&gateway, "/api/v1/events");
+                    let kind = refused.header("content-type");
+                    assert_eq!(
+                        (refused.status(), kind, refused.header("retry-after")),
+                        (503, Some("application/problem+json"), Some("10")),
+                        "{refused:?}"
+                    );
+                }
+            });
+        }
+        let mut pulls = 0;
+        while pulls < 50 || opened.load(Ordering::Relaxed) < DASHBOARDS {
+            assert_eq!(fate(&gateway, &image.layer_path(0)), "hit");
+            pulls += 1;
+        }
+    });
+    let grown = gateway.rss_kib().saturating_sub(memory);
+    assert!(grown < 32 << 10, "{grown} KiB");
+    for listener in &mut listeners {
+        listener.event("overview", |data| data["event_listeners"] == 16);
+    }
+
+    // Connections that ask for nothing take all places, and no more.
+    let url = gateway.operators("admin.address");
+    let idle: Vec<Raw> = (0..300).map(|_| Raw::connect(url, None)).collect();
+    assert_eq!(fate(&gateway, &image.layer_path(0)), "hit");
+    assert!(gateway.open_fds() < descriptors + 100);
+    drop(idle);
+    until("a place to be free", || {
+        let Ok(mut raw) = Raw::connect_with(url, Connect::default()) else {
+            return false;
+        };
+        let asked = raw.try_send("GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        asked.is_ok() && raw.read_head().is_ok_and(|head| head.status == 200)
+    });
+    // While few are left, an answer does not hold one.
+    let crowd: Vec<Raw> = (0..20)
+        .map(|_| {
+            let mut raw = Raw::connect(url, None);
+            assert_eq!(raw.get("/livez").status(), 200);
+            raw
+        })
+        .collect();
+    let one_more = ask(&gateway, "/livez");
+    assert_eq!(one_more.header("connection"), Some("close"));
+    drop((crowd, listeners));
+    until("the places to be free", || {
+        ask(&gateway, "/livez").header("connection").is_none()
+    });
 }
 
 /// A listener does not keep the gateway from stopping.
