@@ -1,6 +1,6 @@
 // Which view is shown: the part of the address behind #.
 
-import { $, setText, showVersion } from "./dom.js";
+import { $, el, setText, showVersion } from "./dom.js";
 import { Live } from "./api.js";
 import * as overview from "./overview.js";
 import * as repositories from "./browse.js";
@@ -41,5 +41,15 @@ function route() {
   VIEWS[name].show(parameters, live);
 }
 
+/** What views have in common: a title, and a search box at the begin of a form. */
+function build() {
+  for (const [name, title] of Object.entries(TITLES)) if (!$(name).querySelector("h1")) $(name).prepend(el("h1", {}, title));
+  for (const form of document.querySelectorAll("form[data-search]")) {
+    const input = el("input", { type: "search", name: "q", autocomplete: "off", spellcheck: "false", maxlength: 200 });
+    form.prepend(el("label", { class: "grow" }, `${form.dataset.search} `, input));
+  }
+}
+
+build();
 window.addEventListener("hashchange", route);
 route();
