@@ -1,6 +1,6 @@
 # `make` alone lists the targets.
 
-.PHONY: help run test test-minimal test-browser test-long bench bench-quick demo soak fmt lint clean
+.PHONY: help run test test-minimal test-browser test-long bench bench-quick demo soak deb image fmt lint clean
 .DEFAULT_GOAL := help
 
 BENCH_PARTS := docker-registry nginx varnish hitch wrk nghttp2-client curl valgrind linux-perf python3
@@ -47,6 +47,12 @@ demo: ## show cold and warm pulls, and an upstream that stops and fails, in a mi
 	@scripts/real-parts.sh docker-registry skopeo python3
 	@scripts/build.sh --profile quick
 	@scripts/demo.sh
+
+deb: ## build a Debian package in target/deb
+	@scripts/deb.sh
+
+image: ## build the container image roadstead:latest with docker, podman or buildah
+	@scripts/image.sh
 
 fmt: ## format the code
 	@cargo fmt --all

@@ -5,7 +5,8 @@ set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
 all=(docker-registry skopeo podman buildah containerd docker.io runc crun uidmap busybox-static
-    iproute2 nginx apache2-utils wrk nghttp2-client jq curl python3 prometheus moto s3s-fs)
+    iproute2 nginx apache2-utils wrk nghttp2-client jq curl python3 prometheus moto s3s-fs debootstrap
+    debian-root)
 failed=0
 if (($# == 0)); then
     set -- "${all[@]}"
@@ -45,6 +46,15 @@ s3s() {
     need_rust
     cargo install --quiet --debug --locked --root "$home" --features binary s3s-fs@0.14.1
 }
+# The fresh Debian in which the package is installed: of this machine's release, with what the package depends on.
+debian_root() {
+    local release
+    release=$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")
+    has debootstrap || install_packages debootstrap || return
+    rm -rf "$home/debian-root.new"
+    debootstrap --variant=minbase --include=systemd,systemd-sysv,init-system-helpers,ca-certificates,logrotate \
+        "$release" "$home/debian-root.new" >/dev/null && mv "$home/debian-root.new" "$home/debian-root"
+}
 # The browser tests' packages, beside them. Node may come from elsewhere than Debian.
 playwright() { (cd tests/browser && npm ci --silent --no-audit --no-fund); }
 for name in "$@"; do
@@ -52,6 +62,7 @@ for name in "$@"; do
         chromium) part chromium chromium install_packages chromium ;;
         node) part "node and npm" npm install_packages nodejs npm ;;
         playwright) [[ -d tests/browser/node_modules/playwright-core ]] || part "playwright-core and axe-core" playwright-core playwright ;;
+        debian-root) [[ -x $home/debian-root/usr/bin/dpkg ]] || part "a fresh Debian" debian-root debian_root ;;
         moto) part moto moto_server moto ;;
         s3s-fs) part s3s-fs s3s-fs s3s ;;
         *) debian+=("$name") ;;

@@ -2,6 +2,7 @@
 
 mod admin_client;
 mod explain;
+mod health;
 mod operate;
 mod progress;
 mod setup;
@@ -11,7 +12,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::admin::PurgeRequest;
 use crate::config::{self, Config, NamedFiles};
@@ -89,11 +90,25 @@ enum Command {
         #[command(flatten)]
         file: File,
     },
+    /// Whether the running gateway is ready: exits 0 if it is. For health checks.
+    Health(File),
     /// Have the running gateway rehash its store and quarantine damaged content. Exits 1 if there is any.
     Verify(File),
     /// Print every key of the configuration in Markdown: the tables of docs/configuration.md.
     #[command(hide = true)]
     Reference,
+    /// Print the completions of a shell.
+    #[command(hide = true)]
+    Completions {
+        /// bash, zsh, fish, elvish or powershell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder.
+    #[command(hide = true)]
+    Man {
+        /// An existing folder.
+        folder: PathBuf,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -133,6 +148,18 @@ pub fn main() -> ExitCode {
             let load = || load(&file, NamedFiles::Ignored);
             setup::setup(&arguments, load, ExitCode::from(CONFIGURATION))
         }
+        Command::Health(file) => with(&file, health::health),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "roadstead", &mut io::stdout());
+            ExitCode::SUCCESS
+        }
+        Command::Man { folder } => match clap_mangen::generate_to(Cli::command(), &folder) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("roadstead: {}: {error}", folder.display());
+                ExitCode::FAILURE
+            }
+        },
         Command::Verify(file) => with(&file, operate::verify),
         Command::Explain(options) => with(&options.file, |config| explain::run(config, &options)),
         Command::Reference => {

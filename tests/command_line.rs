@@ -443,6 +443,31 @@ fn example_configurations_pass_check() {
 }
 
 #[test]
+fn completions_and_manual_pages_are_those_of_the_commands() {
+    let dir = temp_dir();
+    for shell in ["bash", "zsh", "fish"] {
+        let told = run(dir.path(), &["completions", shell], &[]);
+        assert_eq!(told.code, Some(0), "{told:?}");
+        assert!(
+            told.out.contains("setup") && told.out.contains("ca-fingerprint"),
+            "{shell}"
+        );
+    }
+    let told = run(dir.path(), &["man", "."], &[]);
+    assert_eq!((told.code, &*told.err), (Some(0), ""), "{told:?}");
+    for (page, words) in [
+        ("roadstead.1", "roadstead\\-setup(1)"),
+        ("roadstead-setup.1", "ca\\-fingerprint"),
+        ("roadstead-passwd.1", "\\-\\-delete"),
+    ] {
+        let text = process::read_lossy(&dir.path().join(page));
+        assert!(text.contains(words), "{page}: {text}");
+    }
+    assert!(!dir.path().join("roadstead-reference.1").exists());
+    assert_eq!(run(dir.path(), &["man", "absent"], &[]).code, Some(1));
+}
+
+#[test]
 fn usage() {
     let dir = temp_dir();
     for (arguments, words) in [

@@ -39,14 +39,12 @@ fn keys(mapping: &Value) -> BTreeSet<&str> {
 }
 
 /// A value as compose passes it to the service, with `host` in its own environment.
-fn expanded(value: &str, host: Option<&str>) -> String {
-    value.replace(
-        "${ROADSTEAD_HOST:-registry.example.com}",
-        host.unwrap_or("registry.example.com"),
-    )
+fn expanded(value: &str, host: &str) -> String {
+    const REQUIRED: &str = "${ROADSTEAD_HOST:?export ROADSTEAD_HOST, the name that clients use}";
+    value.replace(REQUIRED, host)
 }
 
-fn environment(service: &Value, host: Option<&str>) -> BTreeMap<String, String> {
+fn environment(service: &Value, host: &str) -> BTreeMap<String, String> {
     let environment = service["environment"].as_mapping().expect("a mapping");
     let text = |value: &Value| value.as_str().expect("text").to_owned();
     environment
@@ -89,7 +87,7 @@ fn compose_container_and_dockerfile_agree() {
         let service = &services[backend];
         assert_eq!(texts(&service["networks"]), ["inside"], "{backend}");
         assert!(service.get("ports").is_none(), "{backend}");
-        assert!(texts(&gateway["depends_on"]).contains(&backend));
+        assert!(keys(&gateway["depends_on"]).contains(backend));
     }
     assert!(texts(&gateway["networks"]).contains(&"inside"));
     assert_eq!(
@@ -107,10 +105,29 @@ fn compose_container_and_dockerfile_agree() {
     // Published ports have listeners, HTTPS on 443 and the mirror on 80.
     let listeners = container["listen"].as_sequence().expect("a list");
     let inside = |index: usize| listeners[index]["address"].as_str().expect("an address");
+    let metrics = container["admin"]["metrics"].as_str().expect("an address");
     assert_eq!(
         texts(&gateway["ports"]),
-        [format!("443{}", inside(0)), format!("80{}", inside(1))]
+        [
+            format!("443{}", inside(0)),
+            format!("80{}", inside(1)),
+            format!("127.0.0.1:9090{metrics}")
+        ]
     );
+    // Health is that of the program itself, and backends are waited for where they can tell.
+    assert_eq!(
+        texts(&gateway["healthcheck"]["test"]),
+        ["CMD", "roadstead", "health"]
+    );
+    for (name, condition) in gateway["depends_on"].as_mapping().expect("a mapping") {
+        let has_check = services[name].get("healthcheck").is_some();
+        let expected = if has_check {
+            "service_healthy"
+        } else {
+            "service_started"
+        };
+        assert_eq!(condition["condition"], expected, "{name:?}");
+    }
 
     // Named volumes are declared; the gateway's persistent data is in one.
     let mut volumes = BTreeSet::new();
@@ -136,14 +153,14 @@ fn compose_container_and_dockerfile_agree() {
     }
 
     // The configuration is where the gateway reads it.
-    let config = &environment(gateway, None)["ROADSTEAD_CONFIG"];
+    let config = &environment(gateway, "registry.example.com")["ROADSTEAD_CONFIG"];
     let mount = format!("./conf/container.yaml:{config}:ro");
     assert!(texts(&gateway["volumes"]).contains(&&*mount));
     let dockerfile = instructions();
     assert!(all(&dockerfile, "ENV").contains(&&*format!("ROADSTEAD_CONFIG={config}")));
     assert!(all(&dockerfile, "COPY").contains(&&*format!("conf/container.yaml {config}")));
     assert_eq!(all(&dockerfile, "VOLUME"), [home]);
-    let ports = [inside(0), inside(1)].map(|address| address.trim_start_matches(':'));
+    let ports = [inside(0), inside(1), metrics].map(|address| address.trim_start_matches(':'));
     assert_eq!(all(&dockerfile, "EXPOSE"), [ports.join(" ")]);
 }
 
@@ -153,7 +170,7 @@ fn dockerfile_copies_existing_files() {
     // Builder and runtime have the same Debian: the C library must not be newer.
     assert_eq!(
         all(&dockerfile, "FROM"),
-        ["rust:1-bookworm AS build", "debian:12-slim"]
+        ["rust:1-bookworm AS build", "gcr.io/distroless/cc-debian12"]
     );
     // All copied files exist, and are not ignored.
     let ignored = read(".dockerignore");
@@ -164,7 +181,8 @@ fn dockerfile_copies_existing_files() {
     let mut copied = BTreeSet::new();
     for copy in all(&dockerfile, "COPY") {
         if let Some(built) = copy.strip_prefix("--from=build ") {
-            assert!(built.starts_with("/build/target/dist/roadstead /usr/local/bin/"));
+            let program = built.starts_with("/build/target/dist/roadstead /usr/local/bin/");
+            assert!(program || built == "--chown=10001:10001 /build/home /var/lib/roadstead");
             continue;
         }
         let words: Vec<&str> = copy.split_whitespace().collect();
@@ -177,6 +195,11 @@ fn dockerfile_copies_existing_files() {
     // It runs as an unprivileged user, and as process 1 it gets the stop signal.
     let user = all(&dockerfile, "USER");
     assert!(user[0].parse::<u32>().is_ok_and(|id| id > 0), "{user:?}");
+    let health = all(&dockerfile, "HEALTHCHECK");
+    assert!(
+        health[0].ends_with("CMD [\"roadstead\", \"health\"]"),
+        "{health:?}"
+    );
     assert_eq!(all(&dockerfile, "ENTRYPOINT"), ["[\"roadstead\"]"]);
     assert_eq!(all(&dockerfile, "CMD"), ["[\"serve\"]"]);
 }

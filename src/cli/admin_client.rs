@@ -97,6 +97,21 @@ impl AdminClient {
                 host: "localhost".to_owned(),
             });
         }
+        Self::at(address)
+    }
+
+    /// The client for health checks: at `admin.address`, or else at `admin.metrics`.
+    ///
+    /// # Errors
+    /// As [`Self::of`], where both are off.
+    pub fn of_health(config: &Config) -> Result<Self, AdminClientError> {
+        match (&config.admin.address, &config.admin.metrics) {
+            (None, Some(metrics)) => Self::at(metrics),
+            _ => Self::of(config),
+        }
+    }
+
+    fn at(address: &ListenAddress) -> Result<Self, AdminClientError> {
         let (target, host) = match address {
             ListenAddress::Unix(path) => {
                 (ConnectAddress::Unix(path.clone()), "localhost".to_owned())
@@ -118,6 +133,18 @@ impl AdminClient {
             address,
             target,
             host,
+        })
+    }
+
+    /// Asks whether the gateway is ready.
+    ///
+    /// # Errors
+    /// When it is not, or cannot be reached within some seconds.
+    pub fn ready(&self) -> Result<(), AdminClientError> {
+        run(async {
+            let asked = self.send(Method::GET, "/readyz", Bytes::new());
+            let answered = tokio::time::timeout(CONNECT_TIMEOUT, asked).await;
+            answered.map_err(|_| timed_out(CONNECT_TIMEOUT))?.map(drop)
         })
     }
 
@@ -248,7 +275,9 @@ async fn exchange(
         .map_err(broken)?;
     tokio::spawn(connection);
     let response = tokio::time::timeout(READ_TIMEOUT, sender.send_request(request)).await;
-    response.map_err(|_| timed_out())?.map_err(broken)
+    response
+        .map_err(|_| timed_out(READ_TIMEOUT))?
+        .map_err(broken)
 }
 
 async fn whole(mut body: Incoming) -> Result<BytesMut, AdminClientError> {
@@ -264,15 +293,15 @@ async fn whole(mut body: Incoming) -> Result<BytesMut, AdminClientError> {
 
 async fn next(body: &mut Incoming) -> Result<Option<Bytes>, AdminClientError> {
     let frame = tokio::time::timeout(READ_TIMEOUT, body.frame()).await;
-    match frame.map_err(|_| timed_out())? {
+    match frame.map_err(|_| timed_out(READ_TIMEOUT))? {
         None => Ok(None),
         Some(Ok(frame)) => Ok(Some(frame.into_data().unwrap_or_default())),
         Some(Err(error)) => Err(AdminClientError::Incomplete(telemetry::chain(&error))),
     }
 }
 
-fn timed_out() -> AdminClientError {
-    let seconds = READ_TIMEOUT.as_secs();
+fn timed_out(timeout: Duration) -> AdminClientError {
+    let seconds = timeout.as_secs();
     AdminClientError::Incomplete(format!("nothing was received for {seconds} s"))
 }
 

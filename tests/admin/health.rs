@@ -74,3 +74,26 @@ fn draining_gateway_is_live_and_not_ready() {
     assert!(rest.len() >= 2 << 20);
     assert_eq!(gateway.wait().code(), Some(0));
 }
+
+/// For health checks: 0 where the gateway is ready, 1 where it is not or cannot be reached, 78 where there is no address to ask.
+#[test]
+fn health_command_tells_whether_the_gateway_is_ready() {
+    for admin in [
+        "address: \"127.0.0.1:PORT\"",
+        "address: off, metrics: \"127.0.0.1:PORT\"",
+    ] {
+        let port = testkit::private_address();
+        let admin = admin.replace("127.0.0.1:PORT", &port.to_string());
+        let mut gateway = Gateway::start(&format!("admin: {{{admin}}}\n"));
+        let health = |gateway: &Gateway| {
+            let output = gateway.roadstead(&["health"]);
+            let out = String::from_utf8_lossy(&output.stdout).into_owned();
+            (output.status.code(), out)
+        };
+        assert_eq!(health(&gateway), (Some(0), "ready\n".to_owned()), "{admin}");
+        gateway.kill();
+        assert_eq!(health(&gateway), (Some(1), String::new()), "{admin}");
+    }
+    let gateway = Gateway::start("admin: {address: off}\n");
+    assert_eq!(gateway.roadstead(&["health"]).status.code(), Some(78));
+}

@@ -17,7 +17,7 @@ const NO_ACCOUNTS: &str = "/var/lib/roadstead/htpasswd cannot be read; `roadstea
 #[test]
 fn container_configuration_passes_check() {
     let compose = yaml("compose.yaml");
-    for host in [None, Some("hub.example.org")] {
+    for host in ["registry.example.com", "hub.example.org"] {
         let environment = environment(&compose["services"]["gateway"], host);
         let mut command = process::command(testkit::binary());
         // The environment of the tests may set it.
@@ -35,10 +35,7 @@ fn container_configuration_passes_check() {
             .collect();
         assert_eq!(warnings, [""; 0]);
         // The gateway serves the host name that compose was given.
-        assert_eq!(
-            environment["ROADSTEAD_HOST"],
-            host.unwrap_or("registry.example.com")
-        );
+        assert_eq!(environment["ROADSTEAD_HOST"], host);
     }
     assert!(
         read("conf/container.yaml")
@@ -77,7 +74,7 @@ fn container_commands_work_together() {
     };
     let home = machine.dir().join("state").display().to_string();
     let compose = yaml("compose.yaml");
-    let mut environment = environment(&compose["services"]["gateway"], Some("hub.example.org"));
+    let mut environment = environment(&compose["services"]["gateway"], "hub.example.org");
     environment.insert("ROADSTEAD_CONFIG".to_owned(), "container.yaml".to_owned());
     let environment = |program: &str| {
         let pairs = environment
