@@ -287,7 +287,11 @@ impl Parts {
         let state = Arc::new(AppState {
             history: Arc::default(),
             events,
-            admission: Admission::new(shares.clone(), config.limits.connections),
+            admission: Admission::new(
+                shares.clone(),
+                config.limits.per_client.rate,
+                config.limits.connections,
+            ),
             form_timeout: config.limits.header_timeout,
             table: config.routing_table(),
             policy: config.policy(),

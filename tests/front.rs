@@ -4,6 +4,7 @@ mod certificates;
 mod client_ca;
 mod connections;
 mod heads;
+mod proxies;
 mod reload;
 mod shares;
 mod shutdown;

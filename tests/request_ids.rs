@@ -22,7 +22,7 @@ fn scene() -> (Origin, Image, Gateway) {
 
 /// The access log's line of a request, which is written after its response.
 #[track_caller]
-fn logged(gateway: &Gateway, id: &str) -> String {
+pub fn logged(gateway: &Gateway, id: &str) -> String {
     let field = format!("request_id={id} ");
     eventually("the line of the request", || {
         let log = gateway.log();

@@ -169,7 +169,7 @@ fn page<T>(mut lines: Vec<T>, limit: usize, id: impl Fn(&T) -> u64) -> Page<T> {
 }
 
 fn client(record: &AccessRecord) -> Option<String> {
-    record.client.map(|client| client.to_string())
+    record.client()
 }
 
 fn cache(record: &AccessRecord) -> Option<String> {

@@ -65,6 +65,7 @@ impl Admin {
         let shares = Shares::new(PerClient {
             connections: Some(PER_CLIENT),
             requests: None,
+            rate: None,
         });
         loop {
             match bound.accept().await {

@@ -74,6 +74,11 @@ fn listeners(config: &Config, tree: &Node, report: &mut Report) {
                 report.fault(node.near(key).at, message);
             }
         }
+        if listener.proxy_protocol.is_some() && !node.is_set("trusted_proxies") {
+            let message = "without trusted_proxies any client could choose its address; write \
+                           trusted_proxies: [10.0.0.7]";
+            report.fault(node.near("proxy_protocol").at, message.to_owned());
+        }
         let Some(name) = listener.registry.as_deref() else {
             continue;
         };

@@ -13,6 +13,7 @@ use super::tree::{Node, Value};
 use super::units::{Parsed, boolean};
 use gateway::CertificateFiles;
 use oci::network::{Network, NetworkError};
+use oci::proxy_protocol::Versions;
 use runtime::SocketPermissions;
 
 /// The keys of a listener.
@@ -51,7 +52,13 @@ pub(super) const LISTENER: &[Key] = &[
         "trusted_proxies",
         Kind::List("address or network"),
         Absent::Nothing,
-        "Trusted reverse proxies, such as `10.0.0.7` or `10.0.0.0/8`. A valid `X-Request-Id` from them is reused; any other request gets a new one.",
+        "Trusted reverse proxies, such as `10.0.0.7` or `10.0.0.0/8`; a Unix socket counts as `127.0.0.1`. They are believed what they say of a request: `X-Forwarded-For`, `-Proto` and `-Host`, `Forwarded` and `X-Request-Id`. See [Behind a proxy](recipes/behind-a-proxy.md).",
+    ),
+    Key::new(
+        "proxy_protocol",
+        Kind::Choice(&["v1", "v2", "any"]),
+        Absent::Nothing,
+        "The versions of the PROXY protocol with whose header each connection of `trusted_proxies` has to begin. Connections of others have none.",
     ),
     Key::new(
         "mode",
@@ -112,8 +119,10 @@ pub struct Listen {
     pub registry: Option<String>,
     /// The URL by which clients reach it, behind another proxy.
     pub public_url: Option<Origin>,
-    /// The proxies whose `X-Request-Id` is reused.
+    /// The proxies that are believed what they say of their clients.
     pub trusted_proxies: Vec<Network>,
+    /// The versions of the PROXY protocol that those proxies speak; `None`: none.
+    pub proxy_protocol: Option<Versions>,
     /// Those of a socket file; none for TCP.
     pub permissions: SocketPermissions,
 }
@@ -152,6 +161,7 @@ pub(super) fn default_listeners(registries: &[Registry]) -> Vec<Listen> {
         registry: None,
         public_url: None,
         trusted_proxies: Vec::new(),
+        proxy_protocol: None,
         permissions: SocketPermissions::default(),
     };
     let mirror = Listen {
@@ -161,6 +171,7 @@ pub(super) fn default_listeners(registries: &[Registry]) -> Vec<Listen> {
         registry: Some(HUB.to_owned()),
         public_url: None,
         trusted_proxies: Vec::new(),
+        proxy_protocol: None,
         permissions: SocketPermissions::default(),
     };
     if registries.iter().any(|registry| registry.name == HUB) {
@@ -185,6 +196,7 @@ fn listener(node: &Node, report: &mut Report) -> Listen {
         registry: keys.value("registry", text),
         public_url: keys.value("public_url", Origin::parse),
         trusted_proxies: trusted_proxies(keys),
+        proxy_protocol: keys.value("proxy_protocol", versions),
         permissions: SocketPermissions {
             mode: keys.value("mode", mode),
             group: keys.value("group", group),
@@ -210,6 +222,15 @@ fn group(text: &str) -> Parsed<String> {
         Ok(text.to_owned())
     } else {
         Err("is not a group; write its name or number, such as www-data".to_owned())
+    }
+}
+
+fn versions(text: &str) -> Parsed<Versions> {
+    match text {
+        "v1" => Ok(Versions::V1),
+        "v2" => Ok(Versions::V2),
+        "any" => Ok(Versions::Any),
+        _ => Err("is no version of the PROXY protocol; write v1, v2 or any".to_owned()),
     }
 }
 
@@ -376,6 +397,17 @@ mod tests {
                 &[
                     r#"1:44: "10.0.0.1/8" has bits behind its prefix; write 10.0.0.0/8"#,
                     r#"1:56: "proxy.lan" is not a network; write an address or a prefix, such as 10.0.0.7 or 10.0.0.0/8"#,
+                ],
+            ),
+            (
+                r#"listen: [{address: ":1", trusted_proxies: [10.0.0.7], proxy_protocol: any}]"#,
+                &[],
+            ),
+            (
+                r#"listen: [{address: ":1", proxy_protocol: v3}, {address: ":2", proxy_protocol: v1}]"#,
+                &[
+                    r#"1:42: "v3" is no version of the PROXY protocol; write v1, v2 or any"#,
+                    "1:79: without trusted_proxies any client could choose its address; write trusted_proxies: [10.0.0.7]",
                 ],
             ),
         ]);

@@ -9,7 +9,7 @@ use super::fault::Report;
 use super::keys::{list, mapping, value};
 use super::reference::{Absent, Key, Kind};
 use super::tree::Node;
-use super::units::{Parsed, boolean, count, duration, header_bytes, some_duration};
+use super::units::{Parsed, boolean, count, duration, header_bytes, rate, some_duration};
 use runtime::share::PerClient;
 use telemetry::Format;
 
@@ -51,7 +51,7 @@ pub(super) const LIMITS: &[Key] = &[
         "per_client",
         Kind::ChoiceOrSection(&["off"], PER_CLIENT_KEYS),
         Absent::Means("the defaults below"),
-        "Share of one client: an IPv4 address, or an IPv6 network of 64 bits. 127.0.0.1, `::1` and Unix sockets have no limit. Raise it for a proxy at another address.",
+        "Share of one client: an IPv4 address, or an IPv6 network of 64 bits. 127.0.0.1, `::1` and Unix sockets have no limit. Behind a proxy of `listen[].trusted_proxies`, clients are counted by their own addresses.",
     ),
     Key::new(
         "fills",
@@ -83,9 +83,9 @@ pub(super) const PER_CLIENT_KEYS: &[Key] = &[
     ),
     Key::new(
         "rate",
-        Kind::Choice(&["off"]),
+        Kind::Scalar("rate, or `off`"),
         Absent::Is("off"),
-        "Not implemented yet.",
+        "Requests per second, minute or hour: `200/s`. As many may come at once, and then evenly; the next gets a 429 whose `Retry-After` says when.",
     ),
 ];
 
@@ -150,6 +150,7 @@ pub struct Limits {
 const PER_CLIENT: PerClient = PerClient {
     connections: Some(256),
     requests: Some(512),
+    rate: None,
 };
 
 /// The settings of the log.
@@ -204,6 +205,7 @@ pub(super) fn limits(node: &Node, report: &mut Report) -> Limits {
             Some(node) if node.is_off() => PerClient {
                 connections: None,
                 requests: None,
+                rate: None,
             },
             Some(node) => per_client(node, keys.report),
             None => PER_CLIENT,
@@ -216,16 +218,10 @@ pub(super) fn limits(node: &Node, report: &mut Report) -> Limits {
 }
 
 fn per_client(node: &Node, report: &mut Report) -> PerClient {
-    mapping(node, PER_CLIENT_KEYS, report, |keys| {
-        let per_client = PerClient {
-            connections: keys.value_or_off("connections", count, PER_CLIENT.connections),
-            requests: keys.value_or_off("requests", count, PER_CLIENT.requests),
-        };
-        if let Some(rate) = keys.node("rate").filter(|rate| !rate.is_off()) {
-            let message = "rate is not built yet; leave it out, or write off";
-            keys.report.fault(rate.at, message.to_owned());
-        }
-        per_client
+    mapping(node, PER_CLIENT_KEYS, report, |keys| PerClient {
+        connections: keys.value_or_off("connections", count, PER_CLIENT.connections),
+        requests: keys.value_or_off("requests", count, PER_CLIENT.requests),
+        rate: keys.value_or_off("rate", rate, PER_CLIENT.rate),
     })
 }
 
@@ -258,25 +254,47 @@ fn log_level(text: &str) -> Parsed<Level> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
     use super::PerClient;
     use crate::config::tests::{assert_faults, typed};
+    use runtime::rate::Rate;
 
     #[test]
     fn a_client_has_a_share_unless_it_is_off() {
-        for (yaml, connections, requests) in [
-            ("", Some(256), Some(512)),
-            ("limits: {per_client: {requests: 7}}", Some(256), Some(7)),
+        for (yaml, connections, requests, rate) in [
+            ("", Some(256), Some(512), None),
+            ("limits: {per_client: {requests: 7}}", Some(256), Some(7), None),
             (
                 "limits: {per_client: {connections: off, rate: off}}",
                 None,
                 Some(512),
+                None,
             ),
-            ("limits: {per_client: off}", None, None),
+            (
+                "limits: {per_client: {rate: 200/s}}",
+                Some(256),
+                Some(512),
+                Some((200, 1)),
+            ),
+            (
+                "limits: {per_client: {rate: 1000000/h}}",
+                Some(256),
+                Some(512),
+                Some((1_000_000, 3600)),
+            ),
+            ("limits: {per_client: off}", None, None, None),
         ] {
             let config = typed(yaml).expect("good");
+            let rate = rate.map(|(requests, seconds)| Rate {
+                requests: NonZeroU32::new(requests).expect("above zero"),
+                period: Duration::from_secs(seconds),
+            });
             let expected = PerClient {
                 connections,
                 requests,
+                rate,
             };
             assert_eq!(config.limits.per_client, expected, "{yaml}");
         }
@@ -313,11 +331,11 @@ mod tests {
                 ],
             ),
             (
-                "limits: {per_client: {connections: 0, request: 5, rate: 200/s}}",
+                "limits: {per_client: {connections: 0, request: 5, rate: 200}}",
                 &[
                     r#"1:36: "0" is not a count; write a whole number from 1 to 4294967295, or off"#,
                     r#"1:39: unknown key "request"; did you mean "requests"?"#,
-                    "1:57: rate is not built yet; leave it out, or write off",
+                    r#"1:57: "200" is not a rate; write a whole number up to 1000000, and /s, /m or /h, such as 200/s, or off"#,
                 ],
             ),
             (

@@ -52,6 +52,10 @@ fn samples(form: &str) -> (&'static [&'static str], &'static [&'static str]) {
         "duration, or `forever`, or `off`" => (&["7d", "forever", "off"], &["1"]),
         "count" => (&["1", "4294967295"], &["0", "off", "1.5"]),
         "count from 1 to 64" => (&["1", "64"], &["0", "65", "off"]),
+        "rate, or `off`" => (
+            &["200/s", "30/m", "1000000/h", "off"],
+            &["200", "0/s", "5/d", "1000001/s", "-1/s"],
+        ),
         "count, or `off`" => (&["7", "off"], &["0", "1.5"]),
         "boolean" => (&["true", "false"], &["1", "yes"]),
         "address" => (&[":443", "[::1]:1", "h:1", "unix:p"], &["443", "h", "off"]),

@@ -125,6 +125,7 @@ pub(super) fn assert_defaults(config: &Config) {
         per_client: PerClient {
             connections: Some(256),
             requests: Some(512),
+            rate: None,
         },
         fills: 64,
         drain: Duration::from_secs(30),
@@ -166,6 +167,8 @@ listen:
       certificates:
         - {certificate: certs/gateway.pem, key: certs/gateway.key}
       client_ca: certs/clients.pem
+    trusted_proxies: ["10.0.0.0/8"]
+    proxy_protocol: any
   - {address: "unix:run/roadstead.sock", mode: "0660", group: www-data}
 admin:
   address: "127.0.0.1:5002"
@@ -211,7 +214,7 @@ access:
     - {users: [anonymous], repositories: ["docker.io/**"], actions: [pull]}
 routing:
   old_clients: default
-limits: {header_bytes: 64KiB, header_timeout: 10s, idle_timeout: 75s, connections: 10000, per_client: {connections: 256, requests: 512}, fills: 64, drain: 30s}
+limits: {header_bytes: 64KiB, header_timeout: 10s, idle_timeout: 75s, connections: 10000, per_client: {connections: 256, requests: 512, rate: 200/s}, fills: 64, drain: 30s}
 log: {format: text, level: info, access: true}
 "#;
 

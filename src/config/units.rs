@@ -2,7 +2,10 @@
 //!
 //! A parse error completes a sentence whose subject is the value: `"10x"` + `is not …`.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
+
+use runtime::rate::Rate;
 
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -101,6 +104,25 @@ pub(super) fn count(text: &str) -> Parsed<usize> {
     match text.parse::<u32>().map(usize::try_from) {
         Ok(Ok(count)) if digits && count >= 1 => Ok(count),
         _ => Err("is not a count; write a whole number from 1 to 4294967295".to_owned()),
+    }
+}
+
+/// `200/s`, `30/m` or `1000/h`.
+pub(super) fn rate(text: &str) -> Parsed<Rate> {
+    const PERIODS: [(&str, u64); 3] = [("/s", 1), ("/m", 60), ("/h", 3600)];
+
+    let (digits, unit) = number(text);
+    let period = PERIODS.iter().find(|(name, _)| *name == unit);
+    let requests = digits.parse().ok().filter(|&n| n <= 1_000_000);
+    match (requests.and_then(NonZeroU32::new), period) {
+        (Some(requests), Some((_, seconds))) => Ok(Rate {
+            requests,
+            period: Duration::from_secs(*seconds),
+        }),
+        _ => Err(
+            "is not a rate; write a whole number up to 1000000, and /s, /m or /h, such as 200/s"
+                .to_owned(),
+        ),
     }
 }
 

@@ -22,7 +22,7 @@ const LONGEST_PATH: usize = 512;
 pub struct AccessRecord {
     /// The end of the answer.
     pub ended: SystemTime,
-    /// `None` for a Unix socket.
+    /// `None` for a Unix socket. Port 0 is unknown.
     pub client: Option<SocketAddr>,
     /// `None`: anonymous.
     pub user: Option<Arc<str>>,
@@ -70,6 +70,11 @@ impl AccessRecord {
         }
     }
 
+    /// The address of its client, with the port if that is known; `None` for a Unix socket.
+    pub fn client(&self) -> Option<String> {
+        self.client.map(shown)
+    }
+
     /// Its user, or `anonymous`.
     pub fn user(&self) -> &str {
         self.user.as_deref().unwrap_or("anonymous")
@@ -90,7 +95,7 @@ impl AccessRecord {
         let attempt = session.login_attempt.as_ref();
         let refused_user = attempt.and_then(LoginAttempt::refused_user);
         let refused_user = refused_user.map(|user| telemetry::harmless(user, usize::MAX));
-        let client = self.client.map(|client| client.to_string());
+        let client = self.client();
         let cache = self.cache.map(|cache| cache.parameters().to_string());
         let upstream = self.upstream.as_ref();
         tracing::info!(
@@ -110,6 +115,14 @@ impl AccessRecord {
             cache = cache.as_deref().unwrap_or("-"),
             upstream = upstream.map_or("-", |registry| mirror.upstream_of(registry)),
         );
+    }
+}
+
+/// An address, with its port if that is known.
+pub(super) fn shown(client: SocketAddr) -> String {
+    match client.port() {
+        0 => client.ip().to_string(),
+        _ => client.to_string(),
     }
 }
 

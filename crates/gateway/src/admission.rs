@@ -5,13 +5,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error_response::ErrorResponse;
 use oci::error::ErrorCode;
+use runtime::rate::{Rate, Rates};
 use runtime::share::{Kind, Share, Shares};
 use telemetry::LogThrottle;
 
@@ -24,6 +25,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Admission {
     shares: Arc<Shares>,
+    rates: Rates,
     all: Arc<Semaphore>,
 }
 
@@ -37,9 +39,10 @@ pub(super) struct RequestSlot {
 impl Admission {
     /// Admits as many requests as connections, a limit that only HTTP/2 can reach, but at least the streams of one
     /// HTTP/2 connection.
-    pub fn new(shares: Arc<Shares>, connections: usize) -> Self {
+    pub fn new(shares: Arc<Shares>, rate: Option<Rate>, connections: usize) -> Self {
         Self {
             shares,
+            rates: Rates::new(rate),
             all: Arc::new(Semaphore::new(connections.max(MAX_STREAMS))),
         }
     }
@@ -52,11 +55,18 @@ impl Admission {
     /// Admits a request of `client`, which is `None` on a Unix socket.
     ///
     /// # Errors
-    /// 429 at the limit of the client, 503 at the limit of the gateway.
-    pub(super) fn request(&self, client: Option<IpAddr>) -> Result<RequestSlot, ErrorResponse> {
+    /// 429 at a limit of the client, 503 at the limit of the gateway.
+    pub(super) fn request(
+        &self,
+        client: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<RequestSlot, ErrorResponse> {
         static CLIENT_FULL: LogThrottle = LogThrottle::new();
         static FULL: LogThrottle = LogThrottle::new();
 
+        self.rates
+            .count(client, now)
+            .map_err(|wait| too_fast(client, wait))?;
         let Ok(share) = self.shares.take(Kind::Request, client) else {
             if let (true, Some(client)) = (CLIENT_FULL.now(), client) {
                 tracing::warn!(
@@ -89,6 +99,23 @@ impl Admission {
             _permit: permit,
         })
     }
+}
+
+/// The response to a client that sends more requests than its rate allows.
+fn too_fast(client: Option<IpAddr>, wait: Duration) -> ErrorResponse {
+    static TOO_FAST: LogThrottle = LogThrottle::new();
+
+    if let (true, Some(client)) = (TOO_FAST.now(), client) {
+        tracing::warn!(
+            %client,
+            "refused a request: this client sends more than limits.per_client.rate allows; \
+             logged at most once a minute"
+        );
+    }
+    let message = "too many requests from your address";
+    // Rounded up: a client that retries too early would be refused again.
+    let seconds = Duration::from_secs(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+    ErrorResponse::too_many_requests(message, seconds)
 }
 
 fn full(status: StatusCode, code: ErrorCode, message: &'static str) -> ErrorResponse {

@@ -24,7 +24,7 @@ impl Gateway {
             // An HTTP/2 client that stops reading stalls its stream, not the socket, which has a write timeout.
             session.set_write_timeout(self.state.idle_timeout);
         }
-        context.admitted = Some(self.state.admission.request(session.client())?);
+        context.admitted = Some(self.state.admission.request(session.client(), context.started)?);
         let parts = RequestParts::of(session.req_header())?;
         let route = match route(&self.state.table, &self.listener, parts)? {
             Route::V1(route) => return Ok(Box::pin(self.v1(session, route, context)).await?),

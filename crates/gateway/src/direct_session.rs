@@ -57,6 +57,10 @@ impl DirectSession {
         &self.request.header
     }
 
+    pub fn header_mut(&mut self) -> &mut RequestHeader {
+        &mut self.request.header
+    }
+
     pub fn stream(&self) -> &ClientStream {
         &self.stream
     }

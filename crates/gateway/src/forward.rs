@@ -17,6 +17,7 @@ use access::{Login, Permit};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
 use oci::error::ErrorCode;
+use oci::forwarded::Scheme;
 use oci::headers::content_length;
 use oci::manifest::MAX_MANIFEST;
 use oci::page;
@@ -172,9 +173,9 @@ impl Gateway {
         }
         let host = super::host::host(session.req_header()).ok().flatten();
         let host = host.filter(|host| !host.is_empty());
-        host.map_or_else(String::new, |host| {
-            format!("{}://{host}", self.listener.scheme)
-        })
+        let forwarded = session.forwarded_scheme.map(Scheme::as_str);
+        let scheme = forwarded.unwrap_or(self.listener.scheme);
+        host.map_or_else(String::new, |host| format!("{scheme}://{host}"))
     }
 
     /// Relays an answer.

@@ -53,6 +53,10 @@ impl Http2Session {
         &self.header
     }
 
+    pub fn header_mut(&mut self) -> &mut RequestHeader {
+        &mut self.header
+    }
+
     /// Bytes of the request's body that were read.
     pub fn bytes_received(&self) -> usize {
         self.received

@@ -57,6 +57,7 @@ mod table;
 mod target;
 mod tls;
 mod token;
+mod trusted_proxy;
 #[cfg_attr(not(feature = "v1"), path = "without_v1.rs")]
 mod v1;
 

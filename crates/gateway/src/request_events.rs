@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use http::{Method, StatusCode, header};
 
 use super::Gateway;
+use super::access_log::shown;
 use super::content_event::ContentEvent;
 use super::context::RequestContext;
 use super::login_attempt::{LoginAttempt, user};
@@ -110,7 +111,7 @@ fn request(session: &Session, user: Option<&str>) -> EventRequest {
     let host = super::host::host(header).ok().flatten();
     EventRequest {
         id: Some(session.request_id.to_string()),
-        address: session.client_addr().map(|client| client.to_string()),
+        address: session.client_addr().map(shown),
         host: host.map(str::to_owned),
         user: user.map(str::to_owned),
         user_agent,

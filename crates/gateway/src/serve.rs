@@ -10,7 +10,6 @@ use super::context::{RequestContext, Requester};
 use super::error_response::ErrorResponse;
 use super::failure::FailureReason;
 use super::history::FailureKind;
-use super::request_id::RequestId;
 use super::request_options::RequestOptions;
 use super::session::{IdleConnection, Session};
 use super::{Failure, Gateway, request_metrics, respond};
@@ -20,11 +19,7 @@ use oci::v2::Resource;
 impl Gateway {
     /// Answers a request. Returns the connection if HTTP/1 can reuse it.
     pub(super) async fn serve(&self, mut session: Session) -> Option<IdleConnection> {
-        if self.listener.trusts(session.client())
-            && let Some(id) = RequestId::received(&session.req_header().headers)
-        {
-            session.request_id = id;
-        }
+        self.accept_forwarded(&mut session);
         let request = session.req_header();
         let mut context = RequestContext::new(request, request_metrics::start(request));
         let mut answered = Ok(());

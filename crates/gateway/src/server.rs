@@ -3,6 +3,7 @@
 //! It accepts connections, limits them per client, terminates TLS, limits the time and size of a request's head and
 //! the memory of an HTTP/2 connection, and drains.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use super::http2::Http2Connection;
 use super::session::Session;
 use super::socket::ClientSocket;
 use super::tls::ListenerTls;
+use oci::proxy_protocol::Versions;
 use runtime::listen::{Bound, Detached};
 use runtime::share::{Kind, Share, Shares};
 use runtime::workers::Workers;
@@ -70,6 +72,8 @@ pub struct Server {
 struct ListenerContext {
     server: Server,
     gateway: Gateway,
+    /// The listener's, for the log.
+    url: String,
     /// HTTP/2 with wide windows.
     wide: Builder,
     /// HTTP/2 with narrow windows.
@@ -108,6 +112,7 @@ impl Server {
             gateway,
             wide: self.http2(WIDE_CONNECTION, WIDE_STREAM),
             narrow: self.http2(NARROW_CONNECTION, NARROW_STREAM),
+            url: bound.url.clone(),
             server: self,
             tls,
         });
@@ -120,7 +125,7 @@ impl Server {
                 // A connection over the limit is closed at once: a client that waits for a response would not
                 // try another server.
                 Ok(accepted) => {
-                    let Some(slot) = context.server.admit(&bound.url, accepted.peer()) else {
+                    let Some(slot) = context.admit(accepted.peer()) else {
                         continue;
                     };
                     let Ok(accepted) = accepted.detach() else {
@@ -152,26 +157,28 @@ impl Server {
         builder
     }
 
-    /// Admits a connection within the limits of its client and of all.
-    fn admit(&self, url: &str, peer: Option<IpAddr>) -> Option<Slot> {
-        static CLIENT_FULL: LogThrottle = LogThrottle::new();
+    /// Waits for all connections to end, at most the grace period. True if all have ended.
+    pub async fn drained(&self) -> bool {
+        let all = u32::try_from(self.settings.connections).unwrap_or(u32::MAX);
+        timeout(self.settings.drain, self.connections.acquire_many(all))
+            .await
+            .is_ok()
+    }
+}
+
+impl ListenerContext {
+    /// Admits a connection within the limits of its client and of all. A trusted proxy has only the latter: it speaks for many
+    /// clients.
+    fn admit(&self, peer: Option<IpAddr>) -> Option<Slot> {
         static FULL: LogThrottle = LogThrottle::new();
 
-        let Ok(share) = self.shares.take(Kind::Connection, peer) else {
-            if let (true, Some(client)) = (CLIENT_FULL.now(), peer) {
-                tracing::warn!(
-                    url,
-                    %client,
-                    "closed a connection: this client has limits.per_client.connections open; \
-                     logged at most once a minute"
-                );
-            }
-            return None;
-        };
-        let Ok(connection) = self.connections.clone().try_acquire_owned() else {
+        let is_proxy = self.gateway.listener.trusts(peer);
+        let share = self.share(peer.filter(|_| !is_proxy))?;
+        let connections = self.server.connections.clone();
+        let Ok(connection) = connections.try_acquire_owned() else {
             if FULL.now() {
                 tracing::warn!(
-                    url,
+                    url = self.url,
                     "closed a connection: limits.connections is reached; logged at most once a minute"
                 );
             }
@@ -183,22 +190,67 @@ impl Server {
         })
     }
 
-    /// Waits for all connections to end, at most the grace period. True if all have ended.
-    pub async fn drained(&self) -> bool {
-        let all = u32::try_from(self.settings.connections).unwrap_or(u32::MAX);
-        timeout(self.settings.drain, self.connections.acquire_many(all))
-            .await
-            .is_ok()
-    }
-}
+    /// Takes one of the connections of a client.
+    fn share(&self, client: Option<IpAddr>) -> Option<Share> {
+        static CLIENT_FULL: LogThrottle = LogThrottle::new();
 
-impl ListenerContext {
-    async fn connection(self: Arc<Self>, accepted: Detached, slot: Slot) {
+        let share = self.server.shares.take(Kind::Connection, client).ok();
+        if let (None, Some(client)) = (&share, client)
+            && CLIENT_FULL.now()
+        {
+            tracing::warn!(
+                url = self.url,
+                %client,
+                "closed a connection: this client has limits.per_client.connections open; \
+                 logged at most once a minute"
+            );
+        }
+        share
+    }
+
+    /// Reads whose connection a trusted proxy passes on, and takes one of the connections of that client. `None` closes it.
+    async fn read_proxy_header(
+        &self,
+        socket: &mut ClientSocket,
+        versions: Versions,
+        deadline: Instant,
+    ) -> Option<Share> {
+        static INVALID: LogThrottle = LogThrottle::new();
+
+        let proxy = socket.client();
+        let read = timeout_at(deadline, socket.read_proxy_header(versions)).await;
+        if let Ok(Ok(())) = read {
+            return self.share(socket.client().filter(|_| socket.client() != proxy));
+        }
+        // A health check may only open a connection.
+        let is_invalid = matches!(&read, Ok(Err(error)) if error.kind() == ErrorKind::InvalidData);
+        if is_invalid && INVALID.now() {
+            tracing::warn!(
+                url = self.url,
+                client = proxy.map(|proxy| proxy.to_string()),
+                "closed a connection of a trusted proxy: it does not begin with a header of proxy_protocol; \
+                 logged at most once a minute"
+            );
+        }
+        None
+    }
+
+    async fn connection(self: Arc<Self>, accepted: Detached, mut slot: Slot) {
         let Ok(accepted) = accepted.attach() else {
             return;
         };
-        let socket = ClientSocket::new(accepted, self.server.settings.idle_timeout);
+        let mut socket = ClientSocket::new(accepted, self.server.settings.idle_timeout);
         let deadline = Instant::now() + self.server.settings.header_timeout;
+        let listener = &self.gateway.listener;
+        if let Some(versions) = listener.proxy_protocol
+            && listener.trusts(socket.client())
+        {
+            let read = Box::pin(self.read_proxy_header(&mut socket, versions, deadline));
+            match read.await {
+                Some(share) => slot.share = share,
+                None => return,
+            }
+        }
         let Some(stream) = self.secure(socket, deadline).await else {
             return;
         };
@@ -225,8 +277,7 @@ impl ListenerContext {
             }
             _ => return None,
         }
-        let peer = socket.peer().map(|peer| peer.ip().to_canonical());
-        let config = tls.config(socket.local(), peer);
+        let config = tls.config(socket.local(), socket.client());
         let config = timeout_at(deadline, config).await.ok()?;
         match timeout_at(deadline, ClientStream::secure(socket, config)).await {
             Ok(Ok(stream)) => Some(stream),

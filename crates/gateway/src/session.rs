@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::uri::{Authority, Uri};
+use http::{HeaderValue, StatusCode, header};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::{Error, ErrorType, OrErr as _, Result};
 use pingora_http::RequestHeader;
@@ -20,6 +21,7 @@ use super::response::Response;
 use super::shared_stream::SharedStream;
 use access::VerifiedLogin;
 use oci::cache_status::CacheStatus;
+use oci::forwarded::Scheme;
 
 /// A request whose head was read.
 pub struct Session {
@@ -28,6 +30,8 @@ pub struct Session {
     sent_head: Option<SentHead>,
     /// Sent with the response.
     pub request_id: RequestId,
+    /// The scheme that its client uses, by what a trusted proxy says.
+    pub forwarded_scheme: Option<Scheme>,
     /// The password that it sent, once that is verified.
     pub login_attempt: Option<LoginAttempt>,
     /// The content that it pulled or changed.
@@ -68,6 +72,7 @@ impl Session {
             peer,
             sent_head: None,
             request_id: RequestId::new(),
+            forwarded_scheme: None,
             login_attempt: None,
             content_event: None,
             verified_login: None,
@@ -120,12 +125,39 @@ impl Session {
         matches!(self.http, Http::Http2(_))
     }
 
+    fn req_header_mut(&mut self) -> &mut RequestHeader {
+        match &mut self.http {
+            Http::Direct(http) => http.header_mut(),
+            Http::Http2(http) => http.header_mut(),
+            Http::Pingora(http, _) => http.req_header_mut(),
+        }
+    }
+
+    /// Sets the host that the client addressed.
+    pub fn set_host(&mut self, host: HeaderValue) {
+        let header = self.req_header_mut();
+        if header.uri.authority().is_some() {
+            let mut parts = header.uri.clone().into_parts();
+            parts.authority = Authority::try_from(host.as_bytes()).ok();
+            if let Ok(uri) = Uri::from_parts(parts) {
+                header.set_uri(uri);
+            }
+        }
+        // The name is known, and the value is one.
+        let _ = header.insert_header(header::HOST, host);
+    }
+
+    /// Sets the address of the client, whose proxy sent the request. Port 0 is unknown.
+    pub fn set_client(&mut self, client: SocketAddr) {
+        self.peer = Some(client);
+    }
+
     /// The address of the client; `None` for a Unix socket.
     pub fn client(&self) -> Option<IpAddr> {
         self.peer.map(|peer| peer.ip().to_canonical())
     }
 
-    /// The address and port of the client, for the log; `None` for a Unix socket.
+    /// The address and port of the client, for the log; `None` for a Unix socket. Port 0 is unknown.
     pub fn client_addr(&self) -> Option<SocketAddr> {
         self.peer
     }

@@ -10,15 +10,20 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep};
 
+use oci::proxy_protocol::{self, ProxyHeader, Versions};
 use runtime::listen::Accepted;
 
 /// The limit of unsent bytes in the kernel, for a client that may be slow: the kernel would accept megabytes at once,
 /// and a slow reader would seem to make no progress until a third of them is sent.
 pub const UNSENT: u32 = 128 << 10;
+
+/// Room for a header of the PROXY protocol, in bytes; most need no more.
+const PROXY_HEADER: usize = 256;
 
 /// A client's connection, below TLS. A write fails when it makes no progress for `write_timeout`.
 pub struct ClientSocket {
@@ -29,6 +34,8 @@ pub struct ClientSocket {
     unsent: u32,
     /// A byte that was read ahead, to be read again.
     first: Option<u8>,
+    /// What was read behind the header of a proxy, to be read after that.
+    ahead: Option<Box<Bytes>>,
     /// Known from the beginning: a socket that its client has reset no longer knows them.
     peer: Option<SocketAddr>,
     local: Option<SocketAddr>,
@@ -57,6 +64,7 @@ impl ClientSocket {
             waiting: false,
             unsent: UNSENT,
             first: None,
+            ahead: None,
             peer,
             local,
         }
@@ -65,6 +73,11 @@ impl ClientSocket {
     /// The address and port of the client; `None` for a Unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// The address of the client; `None` for a Unix socket.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.peer.map(|peer| peer.ip().to_canonical())
     }
 
     /// The local address that the client connected to; `None` for a Unix socket.
@@ -89,6 +102,27 @@ impl ClientSocket {
             self.first = Some(byte[0]);
         }
         Ok(self.first)
+    }
+
+    /// Reads a header of the PROXY protocol, and takes the client's address from it.
+    ///
+    /// # Errors
+    /// The connection failed, or ended. [`io::ErrorKind::InvalidData`]: it begins with no such header.
+    pub async fn read_proxy_header(&mut self, versions: Versions) -> io::Result<()> {
+        let mut bytes = BytesMut::with_capacity(PROXY_HEADER);
+        loop {
+            if self.read_buf(&mut bytes).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let parsed = proxy_protocol::parse(&bytes, versions);
+            let parsed = parsed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+            if let ProxyHeader::Complete { length, source } = parsed? {
+                bytes.advance(length);
+                self.ahead = (!bytes.is_empty()).then(|| Box::new(bytes.freeze()));
+                self.peer = source.or(self.peer);
+                return Ok(());
+            }
+        }
     }
 
     /// Limits the unsent bytes in the kernel; [`UNSENT`] in the beginning.
@@ -192,6 +226,13 @@ impl AsyncRead for ClientSocket {
             && let Some(byte) = self.first.take()
         {
             buf.put_slice(&[byte]);
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(ahead) = &mut self.ahead {
+            buf.put_slice(&ahead.split_to(buf.remaining().min(ahead.len())));
+            if ahead.is_empty() {
+                self.ahead = None;
+            }
             return Poll::Ready(Ok(()));
         }
         match &mut self.transport {

@@ -1,6 +1,6 @@
 //! The inputs of routing: the registries, the listener, and the parts of a request that routing reads.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use http::{Method, StatusCode, header};
 use pingora_http::RequestHeader;
@@ -12,6 +12,7 @@ use super::resolver::{NameContext, Resolver};
 use oci::error::ErrorCode;
 use oci::name::Registry;
 use oci::network::Network;
+use oci::proxy_protocol::Versions;
 
 /// The registries, and the clients served only v1.
 #[derive(Clone, Debug, Default)]
@@ -33,8 +34,10 @@ pub struct Listener {
     pub scheme: &'static str,
     /// The URL that clients use behind another proxy: scheme and authority.
     pub public_url: Option<String>,
-    /// The proxies whose `X-Request-Id` is reused.
+    /// The proxies that are believed what they say of the clients behind them.
     pub trusted_proxies: Vec<Network>,
+    /// The versions of the PROXY protocol that trusted proxies begin their connections with; `None`: they do not.
+    pub proxy_protocol: Option<Versions>,
 }
 
 /// The parts of a request that routing reads.
@@ -56,12 +59,11 @@ pub struct RequestParts<'a> {
 }
 
 impl Listener {
-    /// Whether a connection's address is that of a trusted proxy. A Unix socket has none.
+    /// Whether an address is that of a trusted proxy. A Unix socket, which has none, counts as 127.0.0.1.
     pub fn trusts(&self, client: Option<IpAddr>) -> bool {
-        client.is_some_and(|client| {
-            let mut proxies = self.trusted_proxies.iter();
-            proxies.any(|network| network.contains(client))
-        })
+        let client = client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let mut proxies = self.trusted_proxies.iter();
+        proxies.any(|network| network.contains(client))
     }
 
     /// The context that this listener resolves a name in.

@@ -5,6 +5,7 @@ pub mod generation;
 pub mod keys_folder;
 pub mod listen;
 pub mod per_thread;
+pub mod rate;
 pub mod recent;
 pub mod reload;
 pub mod replace;

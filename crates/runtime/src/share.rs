@@ -9,6 +9,7 @@ use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::rate::Rate;
 use oci::addresses::network;
 
 /// `limits.per_client` of the configuration. `None`: no limit.
@@ -18,6 +19,8 @@ pub struct PerClient {
     pub connections: Option<usize>,
     /// The most requests of one client that are in flight at once.
     pub requests: Option<usize>,
+    /// The most requests of one client per time.
+    pub rate: Option<Rate>,
 }
 
 impl PerClient {
@@ -95,13 +98,12 @@ impl Shares {
     /// # Errors
     /// [`Exhausted`] when the client uses its whole share.
     pub fn take(self: &Arc<Self>, kind: Kind, client: Option<IpAddr>) -> Result<Share, Exhausted> {
-        let Some(client) = client.filter(|client| is_counted(*client)) else {
+        let Some(client) = limited_network(client) else {
             return Ok(Share {
                 _place: None,
                 number: 0,
             });
         };
-        let client = network(client);
         let most = self.limits.of(kind);
         let mut clients = self.clients();
         let count = clients.entry(client).or_default().of(kind);
@@ -122,7 +124,7 @@ impl Shares {
 
     /// The slots that a client has taken, and the most that it may; `None` for a client that is not limited.
     pub fn taken(&self, kind: Kind, client: Option<IpAddr>) -> Option<(usize, Option<usize>)> {
-        let client = network(client.filter(|client| is_counted(*client))?);
+        let client = limited_network(client)?;
         let mut clients = self.clients();
         let taken = clients
             .get_mut(&client)
@@ -155,6 +157,11 @@ impl Drop for Place {
     }
 }
 
+/// The network that a client is counted by; `None` for this machine itself, which has no limit.
+pub(super) fn limited_network(client: Option<IpAddr>) -> Option<IpAddr> {
+    client.filter(|client| is_counted(*client)).map(network)
+}
+
 fn is_counted(client: IpAddr) -> bool {
     let local = [
         IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -171,6 +178,7 @@ mod tests {
         Shares::new(PerClient {
             connections: Some(connections),
             requests: Some(requests),
+            rate: None,
         })
     }
 
@@ -247,6 +255,7 @@ mod tests {
         let shares = Shares::new(PerClient {
             connections: None,
             requests: None,
+            rate: None,
         });
         let open: Vec<_> = (0..1000)
             .map(|_| shares.take(Kind::Request, Some(ip("192.0.2.1"))))
