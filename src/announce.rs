@@ -82,7 +82,7 @@ fn commands(text: &mut String, ready: &Announcement<'_>) {
         listeners.filter_map(|(listen, url)| Some((*listen, url.as_deref()?)))
     };
     let fingerprint = |listen: &Listen| {
-        let authority = ready.authority.filter(|_| listen.tls == Tls::Auto);
+        let authority = ready.authority.filter(|_| listen.tls.is_auto());
         authority.map_or(String::new(), |authority| {
             format!(" --ca-fingerprint {}", authority.fingerprint)
         })

@@ -18,7 +18,7 @@ pub struct Certificates {
 
 impl Certificates {
     pub fn open(config: &Config) -> Result<Self, TlsError> {
-        if !config.all_tls().any(|tls| *tls == Tls::Auto) {
+        if !config.all_tls().any(Tls::is_auto) {
             return Ok(Self {
                 authority: None,
                 auto: None,
@@ -35,7 +35,13 @@ impl Certificates {
     pub fn of(&self, tls: &Tls) -> Result<Option<ListenerTls>, TlsError> {
         match tls.settings() {
             None => Ok(None),
-            Some(TlsSettings::Auto) => Ok(self.auto.clone().map(ListenerTls::Auto)),
+            Some(TlsSettings::Auto { client_ca }) => {
+                let auto = match (&self.auto, client_ca) {
+                    (Some(auto), Some(path)) => Some(Arc::new(auto.with_client_ca(&path)?)),
+                    (auto, _) => auto.clone(),
+                };
+                Ok(auto.map(ListenerTls::Auto))
+            }
             Some(TlsSettings::Files {
                 certificates,
                 client_ca,
@@ -60,7 +66,7 @@ fn names(config: &Config) -> BTreeSet<String> {
     let listened = config.listen.iter().map(|listen| &listen.address);
     let listened = listened.filter_map(host_of);
     names.extend(listened.filter(|host| host.parse().is_ok_and(|ip: IpAddr| !ip.is_unspecified())));
-    if config.admin.tls == Tls::Auto {
+    if config.admin.tls.is_auto() {
         let host = config.admin.address.as_ref().and_then(host_of);
         let is_unspecified = |ip: IpAddr| ip.is_unspecified();
         names.extend(host.filter(|host| !host.parse().is_ok_and(is_unspecified)));

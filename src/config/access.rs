@@ -9,7 +9,7 @@ use super::reference::{Absent, Key, Kind};
 use super::tree::Node;
 use super::units::Parsed;
 use ::access::Action;
-use ::access::{Rule, Scheme as AuthScheme, Users};
+use ::access::{CertificateUser, Rule, Scheme as AuthScheme, Users};
 use oci::glob::Pattern;
 
 /// The shortest token key, in characters.
@@ -55,7 +55,7 @@ pub(super) const RULE: &[Key] = &[
         "users",
         Kind::List("user"),
         Absent::Required,
-        "Names from the htpasswd file, `\"*\"` (every logged-in user) or `anonymous` (all clients).",
+        "Names from the htpasswd file, `cert:NAME` (the common name of a client certificate), `\"*\"` (every logged-in user) or `anonymous` (all clients).",
     ),
     Key::new(
         "repositories",
@@ -158,10 +158,12 @@ fn users(text: &str) -> Parsed<Users> {
     match text {
         "anonymous" => Ok(Users::Anonymous),
         "*" => Ok(Users::LoggedIn),
+        name if CertificateUser::of_name(name).is_some() => Ok(Users::Named(name.to_owned())),
         // As in htpasswd, where a colon ends the name.
-        name if name.is_empty() || name.contains([':', '*']) => {
-            Err(r#"is not a user; write a name of the htpasswd file, "*" or anonymous"#.to_owned())
-        }
+        name if name.is_empty() || name.contains([':', '*']) => Err(
+            r#"is not a user; write a name of the htpasswd file, cert:NAME, "*" or anonymous"#
+                .to_owned(),
+        ),
         name => Ok(Users::Named(name.to_owned())),
     }
 }
@@ -202,7 +204,7 @@ mod tests {
                 r#"access: {htpasswd: h, rules: [{users: ["a:b"], actions: [pul]}]}"#,
                 &[
                     r#"1:31: repositories is missing here; write `repositories: ["**"]`"#,
-                    r#"1:40: "a:b" is not a user; write a name of the htpasswd file, "*" or anonymous"#,
+                    r#"1:40: "a:b" is not a user; write a name of the htpasswd file, cert:NAME, "*" or anonymous"#,
                     r#"1:58: "pul" is not an action; write pull, push or delete"#,
                 ],
             ),

@@ -1,6 +1,6 @@
 //! `listen`: the listeners of the data plane.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::address::ListenAddress;
 use super::fault::Report;
@@ -80,13 +80,13 @@ pub(super) const TLS: &[Key] = &[
         "certificates",
         Kind::Items(CERTIFICATE),
         Absent::Required,
-        "Chosen by SNI; the first is the default. Reloaded when the files change.",
+        "Chosen by SNI; the first is the default. Reloaded when the files change. With `client_ca` alone they are the gateway's own, as with `auto`.",
     ),
     Key::new(
         "client_ca",
         Kind::Scalar("path"),
         Absent::Nothing,
-        "PEM file of CAs. If set, a client certificate issued by one of them is required. Reloaded likewise.",
+        "PEM file of CAs. If set, a client certificate issued by one of them is required; its common name is a user of the rules, `cert:NAME`. Reloaded likewise.",
     ),
 ];
 
@@ -133,7 +133,10 @@ pub enum Tls {
     /// Plain HTTP.
     Off,
     /// A certificate of the gateway's own CA, created at the first start.
-    Auto,
+    Auto {
+        /// As for files.
+        client_ca: Option<PathBuf>,
+    },
     /// Certificates from files, reloaded when the files change.
     Certificates {
         /// At least one. Selected by SNI; the first is the default.
@@ -141,6 +144,24 @@ pub enum Tls {
         /// PEM file of CAs; if given, clients need a certificate of one of them. Reloaded likewise.
         client_ca: Option<PathBuf>,
     },
+}
+
+impl Tls {
+    /// A certificate of the gateway's own CA; clients need none.
+    pub const AUTO: Self = Self::Auto { client_ca: None };
+
+    /// Whether the certificate is the gateway's own CA's.
+    pub fn is_auto(&self) -> bool {
+        matches!(self, Self::Auto { .. })
+    }
+
+    /// The CAs of the clients' certificates; `None`: clients need none.
+    pub fn client_ca(&self) -> Option<&Path> {
+        match self {
+            Self::Off => None,
+            Self::Auto { client_ca } | Self::Certificates { client_ca, .. } => client_ca.as_deref(),
+        }
+    }
 }
 
 pub(super) fn listeners(keys: &mut Keys<'_, '_>) -> Option<Vec<Listen>> {
@@ -156,7 +177,7 @@ pub(super) fn default_listeners(registries: &[Registry]) -> Vec<Listen> {
     };
     let gateway = Listen {
         address: on_loopback(5000),
-        tls: Tls::Auto,
+        tls: Tls::AUTO,
         read_only: false,
         registry: None,
         public_url: None,
@@ -191,7 +212,7 @@ fn listener(node: &Node, report: &mut Report) -> Listen {
             }),
         tls: keys
             .node("tls")
-            .map_or(Tls::Auto, |node| tls(node, keys.report)),
+            .map_or(Tls::AUTO, |node| tls(node, keys.report)),
         read_only: keys.value("read_only", boolean).unwrap_or(false),
         registry: keys.value("registry", text),
         public_url: keys.value("public_url", Origin::parse),
@@ -248,14 +269,19 @@ fn trusted_proxies(keys: &mut Keys<'_, '_>) -> Vec<Network> {
 pub(super) fn tls(node: &Node, report: &mut Report) -> Tls {
     if let Value::Text(_) = node.value {
         let word = |text: &str| match text {
-            "auto" => Ok(Tls::Auto),
+            "auto" => Ok(Tls::AUTO),
             "off" | "false" => Ok(Tls::Off),
             _ => Err("is no way to do TLS; write auto, off, or certificates below it".to_owned()),
         };
-        return value(node, word, report).unwrap_or(Tls::Auto);
+        return value(node, word, report).unwrap_or(Tls::AUTO);
     }
     mapping(node, TLS, report, |keys| {
         const EXAMPLE: &str = "[{certificate: chain.pem, key: key.pem}]";
+        let client_ca = keys.value("client_ca", path);
+        if node.is_set("client_ca") && !node.is_set("certificates") {
+            keys.node("certificates");
+            return Tls::Auto { client_ca };
+        }
         let files = keys.required_node("certificates", EXAMPLE);
         if let Some(files) = files {
             refuse_empty(files, "certificates", EXAMPLE, keys.report);
@@ -264,7 +290,7 @@ pub(super) fn tls(node: &Node, report: &mut Report) -> Tls {
             certificates: files
                 .and_then(|files| list(files, certificate_files, keys.report))
                 .unwrap_or_default(),
-            client_ca: keys.value("client_ca", path),
+            client_ca,
         }
     })
 }
@@ -356,12 +382,7 @@ mod tests {
                 r#"listen: [{address: ":1", tls: [auto]}]"#,
                 &["1:31: expected keys and values here, not a list; write `certificates: …`"],
             ),
-            (
-                r#"listen: [{address: ":1", tls: {client_ca: c}}]"#,
-                &[
-                    "1:31: certificates is missing here; write `certificates: [{certificate: chain.pem, key: key.pem}]`",
-                ],
-            ),
+            (r#"listen: [{address: ":1", tls: {client_ca: c}}]"#, &[]),
             (
                 r#"listen: [{address: ":1", read_only: yes}]"#,
                 &[r#"1:37: "yes" is neither true nor false; write one of them"#],

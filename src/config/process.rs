@@ -265,7 +265,12 @@ mod tests {
     fn a_client_has_a_share_unless_it_is_off() {
         for (yaml, connections, requests, rate) in [
             ("", Some(256), Some(512), None),
-            ("limits: {per_client: {requests: 7}}", Some(256), Some(7), None),
+            (
+                "limits: {per_client: {requests: 7}}",
+                Some(256),
+                Some(7),
+                None,
+            ),
             (
                 "limits: {per_client: {connections: off, rate: off}}",
                 None,

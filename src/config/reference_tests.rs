@@ -69,7 +69,10 @@ fn samples(form: &str) -> (&'static [&'static str], &'static [&'static str]) {
         "host" => (&["registry.example.com"], &["http://h"]),
         "name of a registry" => (&["ghcr.io"], &[""]),
         "pattern" => (&["team/**", "intern-*"], &["a**", NONSENSE]),
-        "user" => (&["somebody", "*", "anonymous"], &["a:b"]),
+        "user" => (
+            &["somebody", "*", "anonymous", "cert:runner 7"],
+            &["a:b", "cert:", "cert:*"],
+        ),
         "action" => (&["pull", "push", "delete"], &["all"]),
         "regular expression" => (&["^docker/1"], &["("]),
         "`s3://name/prefix`" => (&["s3://name/prefix", "s3://name"], &["https://name"]),

@@ -182,7 +182,7 @@ impl Config {
         let hosts = self.registries.iter().flat_map(|registry| &registry.hosts);
         // `hosts` may have ports; a certificate has none.
         let hosts = hosts.filter_map(|host| Some(oci::authority::parse(host)?.0));
-        let ours = self.listen.iter().filter(|listen| listen.tls == Tls::Auto);
+        let ours = self.listen.iter().filter(|listen| listen.tls.is_auto());
         let public = ours.filter_map(|listen| Some(listen.public_url.as_ref()?.host.clone()));
         let bucket = self.store.bucket.as_ref();
         let advertised = bucket.and_then(|bucket| Some(bucket.advertise.as_ref()?.host.clone()));
@@ -262,7 +262,9 @@ impl Tls {
     pub fn settings(&self) -> Option<gateway::TlsSettings> {
         match self {
             Self::Off => None,
-            Self::Auto => Some(gateway::TlsSettings::Auto),
+            Self::Auto { client_ca } => Some(gateway::TlsSettings::Auto {
+                client_ca: client_ca.clone(),
+            }),
             Self::Certificates {
                 certificates,
                 client_ca,

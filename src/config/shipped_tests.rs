@@ -93,7 +93,7 @@ fn the_front_of_two_registries_passes() {
         let [tls, plain] = config.listen.as_slice() else {
             panic!("two listeners");
         };
-        assert_eq!((&tls.address, &tls.tls), (&tcp("", https), &Tls::Auto));
+        assert_eq!((&tls.address, &tls.tls), (&tcp("", https), &Tls::AUTO));
         assert!(!tls.read_only && tls.registry.is_none());
         assert_eq!((&plain.address, &plain.tls), (&tcp("", http), &Tls::Off));
         assert!(plain.read_only);

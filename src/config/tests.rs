@@ -84,7 +84,7 @@ pub(super) fn assert_defaults(config: &Config) {
         panic!("two listeners");
     };
     assert_eq!(gateway.address, tcp("127.0.0.1", 5000));
-    assert_eq!(gateway.tls, Tls::Auto);
+    assert_eq!(gateway.tls, Tls::AUTO);
     assert!(!gateway.read_only);
     assert_eq!(gateway.registry, None);
     assert_eq!(gateway.public_url, None);

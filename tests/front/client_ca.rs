@@ -13,10 +13,14 @@ use rustls::{
 };
 
 use super::certificates::pair;
+use crate::request_ids::logged;
+use serde_json::Value;
 use testkit::gateway::Gateway;
-use testkit::http::{Connect, Raw};
+use testkit::http::{Connect, Raw, Reply};
+use testkit::image::random;
+use testkit::origin::{Image, Origin};
 use testkit::tls::{Ca, Leaf, certificates, client_config_as};
-use testkit::{SOON, temp_dir, until};
+use testkit::{SOON, basic, temp_dir, until};
 
 /// A gateway that requires client certificates of `client_ca` on listener 0, and its CA. Listener 1 has the same
 /// certificate and requires none.
@@ -208,5 +212,199 @@ fn unusable_client_ca_is_reported_before_listening() {
         assert_eq!(output.status.code(), Some(78), "{said}");
         assert!(said.contains(&bad.display().to_string()), "{said}");
         assert!(output.stdout.is_empty(), "{:?}", output.stdout);
+    }
+}
+
+/// `reader`, with the password `s3cret` (cost 4).
+const USERS: &str = "reader:$2y$04$pBUf/20PcpRTtmd.SkU62uaP3dptXERWwxhXok0weRZuYhdHaKsnC\n";
+
+/// Gateways with their own certificate, which require client certificates on all listeners but the second, and let
+/// `cert:runner` pull.
+struct Users {
+    _origin: Origin,
+    image: Image,
+    clients: Ca,
+    gateway: Gateway,
+    _htpasswd: tempfile::TempDir,
+}
+
+impl Users {
+    fn new(accounts: bool) -> Self {
+        let (origin, clients) = (Origin::start(), Ca::new());
+        let image = origin.push_image("team/app", "latest", &[random(1, 1000)]);
+        let htpasswd = temp_dir();
+        let users = htpasswd.path().join("users");
+        std::fs::write(&users, USERS).expect("writable");
+        let (accounts, reader) = if accounts {
+            let line = format!("  htpasswd: {}\n", users.display());
+            (line, ", reader")
+        } else {
+            (String::new(), "")
+        };
+        let ca = clients.path();
+        let ca = ca.display();
+        let gateway = Gateway::start(&format!(
+            "listen:\n- {{address: \"127.0.0.1:0\", tls: {{client_ca: \"{ca}\"}}}}\n\
+             - {{address: \"127.0.0.1:0\"}}\n\
+             - {{address: \"127.0.0.1:0\", tls: {{client_ca: \"{ca}\"}}, read_only: true}}\n\
+             registries: [{{name: hosted, v2: \"{}\"}}]\n\
+             access:\n{accounts}  rules:\n  \
+             - {{users: [\"cert:runner\"{reader}], repositories: [\"hosted/**\"], actions: [pull]}}\n",
+            origin.url()
+        ));
+        Self {
+            _origin: origin,
+            image,
+            clients,
+            gateway,
+            _htpasswd: htpasswd,
+        }
+    }
+
+    fn connect(&self, listener: usize, user: Option<&str>) -> io::Result<Raw> {
+        let (ca, identity) = (
+            self.gateway.ca_path(),
+            user.map(|user| self.clients.issue_to(user)),
+        );
+        let how = Connect {
+            ca: Some(&ca),
+            identity: identity.as_ref(),
+            ..Connect::default()
+        };
+        Raw::connect_with(self.gateway.url(listener), how)
+    }
+
+    #[track_caller]
+    fn ask(
+        &self,
+        listener: usize,
+        user: Option<&str>,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Reply {
+        let mut raw = self.connect(listener, user).expect("a connection");
+        raw.exchange("GET", path, headers)
+    }
+}
+
+#[test]
+fn certificates_are_users_of_the_rules() {
+    for accounts in [false, true] {
+        let scene = Users::new(accounts);
+        let path = scene.image.tag_path();
+        // The anonymous are challenged where there are accounts.
+        let denied = if accounts { 401 } else { 403 };
+        let without = scene.connect(0, None).and_then(|mut raw| {
+            raw.try_send("GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n")?;
+            raw.read_head()
+                .map_err(|cut| io::Error::other(format!("{cut:?}")))
+        });
+        assert!(without.is_err(), "{without:?}");
+        for (listener, user, ping, pull) in [
+            (0, Some("runner"), 200, 200),
+            (0, Some("another"), 200, 403),
+            // A certificate for a host is no user.
+            (
+                0,
+                Some("*.example.com"),
+                if accounts { 401 } else { 200 },
+                denied,
+            ),
+            (1, None, if accounts { 401 } else { 200 }, denied),
+            (2, Some("runner"), 200, 403),
+        ] {
+            let pinged = scene.ask(listener, user, "/v2/", &[]);
+            assert_eq!(pinged.status(), ping, "{listener} {user:?} {accounts}");
+            let pulled = scene.ask(listener, user, &path, &[]);
+            assert_eq!(pulled.status(), pull, "{listener} {user:?} {accounts}");
+            let line = logged(
+                &scene.gateway,
+                pulled.header("x-request-id").expect("an id"),
+            );
+            let named = match (listener, user) {
+                (0, Some(user)) if !user.contains('*') => format!("user=\"cert:{user}\""),
+                _ => "user=\"anonymous\"".to_owned(),
+            };
+            assert!(line.contains(&named), "{line}");
+        }
+        if accounts {
+            // A password goes before the certificate.
+            let reader = basic("reader", "s3cret");
+            let wrong = basic("reader", "s3creT");
+            for (user, login, status, named) in [
+                ("another", &reader, 200, "reader"),
+                ("runner", &wrong, 401, "anonymous"),
+            ] {
+                let headers = [("Authorization", login.as_str())];
+                let reply = scene.ask(0, Some(user), &path, &headers);
+                assert_eq!(reply.status(), status);
+                let id = reply.header("x-request-id").expect("an id");
+                let line = logged(&scene.gateway, id);
+                assert!(line.contains(&format!("user=\"{named}\"")), "{line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tokens_of_a_certificate_are_worth_nothing_without_it() {
+    let scene = Users::new(true);
+    let path = scene.image.tag_path();
+    let token = |scope: &str| {
+        let reply = scene.ask(0, Some("runner"), &format!("/token?scope={scope}"), &[]);
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+        let answer: Value = serde_json::from_str(&reply.text()).expect("JSON");
+        let granted = answer["scope"].as_str().expect("a scope").to_owned();
+        (
+            format!("Bearer {}", answer["token"].as_str().expect("a token")),
+            granted,
+        )
+    };
+    let (pull, granted) = token("repository:team/app:pull,push");
+    assert_eq!(granted, "repository:team/app:pull");
+    let (other, _) = token("repository:team/other:pull");
+    for (listener, user, token, status) in [
+        (0, Some("runner"), &pull, 200),
+        (0, Some("runner"), &other, 401),
+        (0, Some("another"), &pull, 403),
+        (1, None, &pull, 401),
+    ] {
+        let headers = [("Authorization", token.as_str())];
+        let reply = scene.ask(listener, user, &path, &headers);
+        assert_eq!(reply.status(), status, "{listener} {user:?}");
+    }
+}
+
+/// The gateway shows a certificate of its own for the address that a client connects to, and requires one there as well.
+#[test]
+fn client_ca_is_required_on_every_address() {
+    let (clients, strangers) = (Ca::new(), Ca::new());
+    let gateway = Gateway::start(&format!(
+        "listen: [{{address: \":0\", tls: {{client_ca: \"{}\"}}}}]\n",
+        clients.path().display()
+    ));
+    let ca = gateway.ca_path();
+    let (_, port) = gateway.url(0).rsplit_once(':').expect("a port");
+    let (runner, stranger) = (clients.issue_to("runner"), strangers.issue_to("runner"));
+    // The second is none that is configured.
+    for host in ["127.0.0.1", "127.0.0.5"] {
+        for (identity, let_in) in [
+            (Some(&runner), true),
+            (Some(&stranger), false),
+            (None, false),
+        ] {
+            let how = Connect {
+                ca: Some(&ca),
+                identity,
+                ..Connect::default()
+            };
+            let entered =
+                Raw::connect_with(&format!("https://{host}:{port}"), how).and_then(|mut raw| {
+                    raw.try_send("GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n")?;
+                    raw.read_head()
+                        .map_err(|cut| io::Error::other(format!("{cut:?}")))
+                });
+            assert_eq!(entered.is_ok(), let_in, "{host} {identity:?}: {entered:?}");
+        }
     }
 }

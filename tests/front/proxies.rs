@@ -283,10 +283,7 @@ const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
 #[test]
 fn proxy_protocol_names_the_client() {
     let scene = scene(PROXIED, "");
-    let request = format!(
-        "GET {} HTTP/1.1\r\nHost: a\r\n\r\n",
-        scene.image.tag_path()
-    );
+    let request = format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", scene.image.tag_path());
     for (header, listeners, expected) in [
         (V1, &[0][..], "192.0.2.7:56324"),
         (V2, &[0, 2], "192.0.2.7:56324"),
@@ -379,7 +376,9 @@ fn connections_of_a_proxy_are_their_clients() {
     let connect = |last: u8| {
         let mut raw = Raw::connect(scene.gateway.url(0), None);
         let header = format!("PROXY TCP4 192.0.2.{last} 192.0.2.1 1 2\r\n");
-        raw.send(format!("{header}GET /v2/hosted/team/app/tags/list HTTP/1.1\r\nHost: a\r\n\r\n"));
+        raw.send(format!(
+            "{header}GET /v2/hosted/team/app/tags/list HTTP/1.1\r\nHost: a\r\n\r\n"
+        ));
         let served = raw.read_head().is_ok();
         (raw, served)
     };

@@ -205,6 +205,7 @@ impl Authenticator {
             account: token.account,
             scopes: Some(Arc::new(token.scopes)),
             expires: Some(expires),
+            ..Login::ANONYMOUS
         })
     }
 

@@ -50,7 +50,7 @@ pub use authenticator::{
 };
 pub use forwarded::ForwardedAuthorization;
 pub use htpasswd::{Account, Htpasswd, HtpasswdError, LineFault, NameError, check_name};
-pub use login::{Login, Refused};
+pub use login::{CertificateUser, Login, Refused};
 pub use passwd::{Changed, PasswdError, delete as delete_account, passwd};
 pub use rules::{Rule, Users};
 pub use scope::Scopes;

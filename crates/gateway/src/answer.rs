@@ -24,7 +24,11 @@ impl Gateway {
             // An HTTP/2 client that stops reading stalls its stream, not the socket, which has a write timeout.
             session.set_write_timeout(self.state.idle_timeout);
         }
-        context.admitted = Some(self.state.admission.request(session.client(), context.started)?);
+        context.admitted = Some(
+            self.state
+                .admission
+                .request(session.client(), context.started)?,
+        );
         let parts = RequestParts::of(session.req_header())?;
         let route = match route(&self.state.table, &self.listener, parts)? {
             Route::V1(route) => return Ok(Box::pin(self.v1(session, route, context)).await?),
@@ -45,7 +49,8 @@ impl Gateway {
 
     /// The login of a request; anonymous if its registry authenticates its own callers.
     async fn log_in(&self, session: &mut Session, route: &Route) -> Result<Login, ErrorResponse> {
-        if self.authenticator().is_none() || self.delegates_auth(route) {
+        let has_login = self.authenticator().is_some() || session.certificate().is_some();
+        if !has_login || self.delegates_auth(route) {
             return Ok(Login::ANONYMOUS);
         }
         let scopes = || match route {

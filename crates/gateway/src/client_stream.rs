@@ -14,6 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::socket::{ClientSocket, UNSENT};
+use super::tls::certificate_user;
+use access::CertificateUser;
 
 /// How many bytes TLS encrypts at least before the socket has taken them: a record, which is what a slow reader costs.
 const RECORD: usize = 16 << 10;
@@ -45,7 +47,10 @@ impl ClientStream {
         let limit = |connection: &mut rustls::ServerConnection| {
             connection.set_buffer_limit(Some(RECORD));
         };
-        let stream = acceptor.accept_with(socket, limit).await?;
+        let mut stream = acceptor.accept_with(socket, limit).await?;
+        let (socket, connection) = stream.get_mut();
+        let presented = connection.peer_certificates();
+        socket.certificate = presented.and_then(|chain| certificate_user(chain.first()?));
         Ok(Self::Tls(Box::new(stream)))
     }
 
@@ -60,6 +65,11 @@ impl ClientStream {
     /// The address and port of the client; `None` for a Unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.socket().peer()
+    }
+
+    /// The user of the client's certificate; `None` without one that names a user.
+    pub fn certificate(&self) -> Option<&CertificateUser> {
+        self.socket().certificate.as_ref()
     }
 
     pub fn fd(&self) -> RawFd {

@@ -23,6 +23,7 @@ use super::head::{Ended, IdleEnd};
 use super::http2_session::{self, Http2Session};
 use super::session::Session;
 use super::shared_stream::SharedStream;
+use access::CertificateUser;
 
 /// Invalid requests that a connection may send before it is closed.
 const INVALID: usize = 32;
@@ -32,6 +33,7 @@ pub struct Http2Connection {
     connection: Connection<SharedStream, Bytes>,
     stream: SharedStream,
     peer: Option<SocketAddr>,
+    certificate: Option<CertificateUser>,
     idle_timeout: Duration,
     idle_end: IdleEnd,
     draining: bool,
@@ -55,12 +57,13 @@ impl Http2Connection {
         idle_timeout: Duration,
         idle_end: IdleEnd,
     ) -> Result<Self, h2::Error> {
-        let peer = stream.peer();
+        let (peer, certificate) = (stream.peer(), stream.certificate().cloned());
         let stream = SharedStream::collecting(stream);
         Ok(Self {
             connection: builder.handshake(stream.clone()).await?,
             stream,
             peer,
+            certificate,
             idle_timeout,
             idle_end,
             draining: false,
@@ -155,7 +158,7 @@ impl Http2Connection {
             }
             return None;
         }
-        let session = Http2Session::new(header, body, respond);
+        let session = Http2Session::new(header, body, respond, self.certificate.clone());
         Some(Session::http2(session, self.peer))
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::request_id::{RequestId, X_REQUEST_ID};
 use super::response::Response;
+use access::CertificateUser;
 use oci::error::{ErrorCode, body};
 
 /// The longest DATA frame, in bytes: with its head of 9 it fills a TLS record. One that is longer would begin another
@@ -27,6 +28,7 @@ pub struct Http2Session {
     header: RequestHeader,
     request: RecvStream,
     respond: SendResponse<Bytes>,
+    certificate: Option<CertificateUser>,
     response: Option<SendStream<Bytes>>,
     /// Whether the end of the response was written.
     ended: bool,
@@ -36,11 +38,18 @@ pub struct Http2Session {
 }
 
 impl Http2Session {
-    pub fn new(header: RequestHeader, request: RecvStream, respond: SendResponse<Bytes>) -> Self {
+    /// `certificate` is the user of the connection's client certificate.
+    pub fn new(
+        header: RequestHeader,
+        request: RecvStream,
+        respond: SendResponse<Bytes>,
+        certificate: Option<CertificateUser>,
+    ) -> Self {
         Self {
             header,
             request,
             respond,
+            certificate,
             response: None,
             ended: false,
             received: 0,
@@ -51,6 +60,11 @@ impl Http2Session {
 
     pub fn header(&self) -> &RequestHeader {
         &self.header
+    }
+
+    /// The user of the client's certificate; `None` without one that names a user.
+    pub fn certificate(&self) -> Option<&CertificateUser> {
+        self.certificate.as_ref()
     }
 
     pub fn header_mut(&mut self) -> &mut RequestHeader {

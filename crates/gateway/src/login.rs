@@ -12,7 +12,8 @@ use super::login_attempt::LoginAttempt;
 use super::session::Session;
 use super::target::RequestTarget;
 use access::{
-    Action, Actions, Authenticator, ChallengeError, Denied, Login, LoginError, Refused, Scopes,
+    Action, Actions, Authenticator, CertificateUser, ChallengeError, Denied, Login, LoginError,
+    Refused, Scopes,
 };
 use oci::authorization::{self, Authorization};
 use oci::error::ErrorCode;
@@ -34,7 +35,7 @@ impl Gateway {
         scopes: impl FnOnce() -> Scopes,
     ) -> Result<Login, ErrorResponse> {
         let Some(authenticator) = self.authenticator() else {
-            return Ok(Login::ANONYMOUS);
+            return Ok(Login::ANONYMOUS.with_certificate(self.certificate(session)));
         };
         let mut verified = session.verified_login.take();
         let (field, address) = (authorization_field(session), address(session));
@@ -51,6 +52,7 @@ impl Gateway {
         };
         session.login_attempt = attempt;
         session.verified_login = verified;
+        let login = login.map(|login| login.with_certificate(self.certificate(session)));
         login.map_err(|error| match error {
             LoginError::Unsupported => ErrorResponse::unauthorized(
                 "unsupported Authorization scheme; use Basic or Bearer",
@@ -68,6 +70,11 @@ impl Gateway {
                 too_many_failures(retry_after)
             }
         })
+    }
+
+    /// The user of the client's certificate; `None` on a listener whose clients are all anonymous.
+    pub(super) fn certificate<'a>(&self, session: &'a Session) -> Option<&'a CertificateUser> {
+        session.certificate().filter(|_| !self.listener.read_only)
     }
 
     /// The response to a caller that may not do what needs `scopes`.
@@ -101,7 +108,9 @@ impl Gateway {
 
     /// Whether to answer a ping with a challenge: clients learn only from it how to log in.
     pub(super) fn must_challenge_ping(&self, session: &Session) -> bool {
+        // A client with a certificate has logged in already.
         self.authenticator().is_some()
+            && self.certificate(session).is_none()
             && authorization_field(session).is_none_or(|field| {
                 matches!(authorization::parse(&field), Ok(Authorization::Anonymous))
             })

@@ -19,7 +19,7 @@ use super::login_attempt::LoginAttempt;
 use super::request_id::{self, RequestId};
 use super::response::Response;
 use super::shared_stream::SharedStream;
-use access::VerifiedLogin;
+use access::{CertificateUser, VerifiedLogin};
 use oci::cache_status::CacheStatus;
 use oci::forwarded::Scheme;
 
@@ -53,8 +53,8 @@ pub struct IdleConnection {
 enum Http {
     /// HTTP/1.1, without a request body.
     Direct(DirectSession),
-    /// Any other HTTP/1, and a handle to its connection.
-    Pingora(Box<ServerSession>, SharedStream),
+    /// Any other HTTP/1, a handle to its connection, and the user of its client certificate.
+    Pingora(Box<ServerSession>, SharedStream, Option<CertificateUser>),
     Http2(Box<Http2Session>),
 }
 
@@ -82,13 +82,13 @@ impl Session {
     /// Reads the rest of the head of an HTTP/1 request, which began with `head`; `None` if there is none to answer.
     /// Bytes that are not HTTP get an empty 400.
     pub async fn read(stream: ClientStream, head: Bytes, idle_timeout: Duration) -> Option<Self> {
-        let peer = stream.peer();
+        let (peer, certificate) = (stream.peer(), stream.certificate().cloned());
         let stream = SharedStream::new(stream);
         let mut http = Box::new(ServerSession::new_http1(Box::new(stream.clone())));
         http.set_keepalive(Some(idle_timeout.as_secs()));
         http.set_pipelined_prefix(head.into());
         match http.read_request().await {
-            Ok(true) => Some(Self::new(Http::Pingora(http, stream), peer)),
+            Ok(true) => Some(Self::new(Http::Pingora(http, stream, certificate), peer)),
             Ok(false) => None,
             Err(error) => {
                 tracing::debug!(%error, "cannot read a request");
@@ -117,7 +117,7 @@ impl Session {
         match &self.http {
             Http::Direct(http) => http.header(),
             Http::Http2(http) => http.header(),
-            Http::Pingora(http, _) => http.req_header(),
+            Http::Pingora(http, ..) => http.req_header(),
         }
     }
 
@@ -129,7 +129,7 @@ impl Session {
         match &mut self.http {
             Http::Direct(http) => http.header_mut(),
             Http::Http2(http) => http.header_mut(),
-            Http::Pingora(http, _) => http.req_header_mut(),
+            Http::Pingora(http, ..) => http.req_header_mut(),
         }
     }
 
@@ -157,6 +157,15 @@ impl Session {
         self.peer.map(|peer| peer.ip().to_canonical())
     }
 
+    /// The user of the client's certificate; `None` without one that names a user.
+    pub fn certificate(&self) -> Option<&CertificateUser> {
+        match &self.http {
+            Http::Direct(http) => http.stream().certificate(),
+            Http::Pingora(_, _, certificate) => certificate.as_ref(),
+            Http::Http2(http) => http.certificate(),
+        }
+    }
+
     /// The address and port of the client, for the log; `None` for a Unix socket. Port 0 is unknown.
     pub fn client_addr(&self) -> Option<SocketAddr> {
         self.peer
@@ -171,7 +180,7 @@ impl Session {
     pub fn bytes_received(&self) -> usize {
         match &self.http {
             Http::Direct(_) => 0,
-            Http::Pingora(http, _) => http.body_bytes_read(),
+            Http::Pingora(http, ..) => http.body_bytes_read(),
             Http::Http2(http) => http.bytes_received(),
         }
     }
@@ -180,7 +189,7 @@ impl Session {
     pub fn bytes_sent(&self) -> usize {
         match &self.http {
             Http::Direct(http) => http.bytes_sent(),
-            Http::Pingora(http, _) => http.body_bytes_sent(),
+            Http::Pingora(http, ..) => http.body_bytes_sent(),
             Http::Http2(http) => http.bytes_sent(),
         }
     }
@@ -196,7 +205,7 @@ impl Session {
     pub fn close_afterwards(&mut self) {
         match &mut self.http {
             Http::Direct(http) => http.close_afterwards(),
-            Http::Pingora(http, _) => http.set_keepalive(None),
+            Http::Pingora(http, ..) => http.set_keepalive(None),
             Http::Http2(_) => {}
         }
     }
@@ -205,7 +214,7 @@ impl Session {
     pub fn is_body_empty(&mut self) -> bool {
         match &mut self.http {
             Http::Direct(_) => true,
-            Http::Pingora(http, _) => http.is_body_empty(),
+            Http::Pingora(http, ..) => http.is_body_empty(),
             Http::Http2(http) => http.is_body_empty(),
         }
     }
@@ -217,7 +226,7 @@ impl Session {
     pub async fn read_body(&mut self) -> Result<Option<Bytes>> {
         match &mut self.http {
             Http::Direct(_) => Ok(None),
-            Http::Pingora(http, _) => http.read_request_body().await,
+            Http::Pingora(http, ..) => http.read_request_body().await,
             Http::Http2(http) => http.read_body().await,
         }
     }
@@ -229,7 +238,7 @@ impl Session {
     pub async fn write_continue(&mut self) -> Result<()> {
         match &mut self.http {
             Http::Direct(_) | Http::Http2(_) => Ok(()),
-            Http::Pingora(http, _) => http.write_continue_response().await,
+            Http::Pingora(http, ..) => http.write_continue_response().await,
         }
     }
 
@@ -241,7 +250,7 @@ impl Session {
         let (status, cache) = (response.status(), response.cache());
         match &mut self.http {
             Http::Direct(http) => http.write_head(&response, &self.request_id).await?,
-            Http::Pingora(http, _) => {
+            Http::Pingora(http, ..) => {
                 let mut head = response.into_pingora()?;
                 head.insert_header(request_id::SPELLED, self.request_id.header_value())?;
                 http.write_response_header(head).await?;
@@ -259,7 +268,7 @@ impl Session {
     pub async fn write(&mut self, piece: Bytes) -> Result<()> {
         match &mut self.http {
             Http::Direct(http) => http.write(&piece).await,
-            Http::Pingora(http, _) => http.write_response_body(piece, false).await,
+            Http::Pingora(http, ..) => http.write_response_body(piece, false).await,
             Http::Http2(http) => http.write(piece).await,
         }
     }
@@ -298,7 +307,7 @@ impl Session {
                 http.write(&piece).await?;
                 http.end().await
             }
-            Http::Pingora(http, _) => http.write_response_body(piece, true).await,
+            Http::Pingora(http, ..) => http.write_response_body(piece, true).await,
             Http::Http2(http) => http.write_last(piece).await,
         }
     }
@@ -318,7 +327,7 @@ impl Session {
     pub async fn flush(&mut self) -> Result<()> {
         match &mut self.http {
             Http::Direct(http) => http.flush().await,
-            Http::Pingora(_, stream) => {
+            Http::Pingora(_, stream, _) => {
                 let sent = stream.send().await;
                 sent.or_err(ErrorType::WriteError, "flushing the response")
             }
@@ -338,7 +347,7 @@ impl Session {
     pub async fn finish(self) -> Option<IdleConnection> {
         let stream = match self.http {
             Http::Direct(http) => http.finish().await?,
-            Http::Pingora(http, stream) => {
+            Http::Pingora(http, stream, _) => {
                 drop(Box::pin(http.finish()).await.ok()??);
                 stream.into_inner()?
             }

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep};
 
+use access::CertificateUser;
 use oci::proxy_protocol::{self, ProxyHeader, Versions};
 use runtime::listen::Accepted;
 
@@ -36,9 +37,10 @@ pub struct ClientSocket {
     first: Option<u8>,
     /// What was read behind the header of a proxy, to be read after that.
     ahead: Option<Box<Bytes>>,
-    /// Known from the beginning: a socket that its client has reset no longer knows them.
+    /// Known from the beginning: a socket that its client has reset no longer knows it.
     peer: Option<SocketAddr>,
-    local: Option<SocketAddr>,
+    /// The user of its client certificate, which TLS has verified.
+    pub certificate: Option<CertificateUser>,
 }
 
 /// A transport connection.
@@ -50,12 +52,9 @@ enum SocketTransport {
 impl ClientSocket {
     /// `write_timeout` is how long a write may make no progress.
     pub fn new(accepted: Accepted, write_timeout: Duration) -> Self {
-        let (transport, peer, local) = match accepted {
-            Accepted::Tcp(stream, peer) => {
-                let local = stream.local_addr().ok();
-                (SocketTransport::tcp(stream), Some(peer), local)
-            }
-            Accepted::Unix(stream) => (SocketTransport::Unix(stream), None, None),
+        let (transport, peer) = match accepted {
+            Accepted::Tcp(stream, peer) => (SocketTransport::tcp(stream), Some(peer)),
+            Accepted::Unix(stream) => (SocketTransport::Unix(stream), None),
         };
         Self {
             transport,
@@ -66,7 +65,7 @@ impl ClientSocket {
             first: None,
             ahead: None,
             peer,
-            local,
+            certificate: None,
         }
     }
 
@@ -80,9 +79,13 @@ impl ClientSocket {
         self.peer.map(|peer| peer.ip().to_canonical())
     }
 
-    /// The local address that the client connected to; `None` for a Unix socket.
+    /// The local address that the client connected to; `None` for a Unix socket, and once the client has reset it.
     pub fn local(&self) -> Option<IpAddr> {
-        self.local.map(|address| address.ip().to_canonical())
+        let SocketTransport::Tcp(stream) = &self.transport else {
+            return None;
+        };
+        let local = stream.local_addr().ok()?;
+        Some(local.ip().to_canonical())
     }
 
     pub fn fd(&self) -> RawFd {

@@ -113,7 +113,7 @@ fn lines<'a>(headers: &'a HeaderMap, name: &'static str) -> impl Iterator<Item =
 }
 
 /// The last value of a list.
-fn last(headers: &HeaderMap, name: &'static str) -> Option<&str> {
+fn last<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
     let line = headers.get_all(name).iter().next_back()?.to_str().ok()?;
     line.rsplit(',').next().map(str::trim)
 }
@@ -197,7 +197,10 @@ fn parse_elements<'a>(line: &'a str, elements: &mut Vec<Element<'a>>) -> Result<
         if after.is_empty() {
             return Ok(());
         }
-        rest = after.strip_prefix([',', ';']).ok_or(Malformed)?.trim_start();
+        rest = after
+            .strip_prefix([',', ';'])
+            .ok_or(Malformed)?
+            .trim_start();
     }
 }
 
@@ -207,7 +210,10 @@ fn address(text: &str) -> Option<SocketAddr> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return canonical(ip, 0);
     }
-    if let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+    if let Some(inner) = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    {
         return canonical(inner.parse::<Ipv6Addr>().ok()?.into(), 0);
     }
     let socket = text.parse::<SocketAddr>().ok()?;
@@ -289,7 +295,12 @@ mod tests {
                 Some(Scheme::Https),
                 Some("a"),
             ),
-            ("for=10.0.0.2;by=203.0.113.43;x=\"a,b;c\"", Some("10.0.0.2:0"), None, None),
+            (
+                "for=10.0.0.2;by=203.0.113.43;x=\"a,b;c\"",
+                Some("10.0.0.2:0"),
+                None,
+                None,
+            ),
             ("for=unknown;proto=https;host=a", None, None, None),
             ("for=_hidden;proto=https", None, None, None),
             ("for=192.0.2.7, proto=https", None, None, None),
@@ -299,13 +310,21 @@ mod tests {
             ("for=192.0.2.7 host=a", None, None, None),
             ("192.0.2.7", None, None, None),
             ("", None, None, None),
-            ("for=192.0.2.7;host=a/b;proto=ftp", Some("192.0.2.7:0"), None, None),
+            (
+                "for=192.0.2.7;host=a/b;proto=ftp",
+                Some("192.0.2.7:0"),
+                None,
+                None,
+            ),
         ] {
             let (client, found, of) = of(&[("forwarded", line)]);
             assert_eq!(client.as_deref(), expected, "{line}");
             assert_eq!((found, of.as_deref()), (scheme, host), "{line}");
         }
-        let lines = [("forwarded", "for=192.0.2.7"), ("forwarded", "for=10.0.0.1")];
+        let lines = [
+            ("forwarded", "for=192.0.2.7"),
+            ("forwarded", "for=10.0.0.1"),
+        ];
         assert_eq!(client(&lines).as_deref(), Some("192.0.2.7:0"));
         let many = vec!["for=10.0.0.1"; MAX_ENTRIES + 1].join(", ");
         assert_eq!(client(&[("forwarded", &many)]), None);
@@ -339,7 +358,11 @@ mod tests {
                 None,
                 Some("a"),
             ),
-            (&[("x-forwarded-proto", "ws"), ("x-forwarded-host", "u@a")], None, None),
+            (
+                &[("x-forwarded-proto", "ws"), ("x-forwarded-host", "u@a")],
+                None,
+                None,
+            ),
             (&[("x-forwarded-host", "")], None, None),
         ] {
             let (_, found, of) = of(fields);

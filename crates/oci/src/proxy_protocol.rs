@@ -133,9 +133,7 @@ fn binary(bytes: &[u8]) -> Result<ProxyHeader, InvalidHeader> {
 }
 
 /// The source of an address block of `BLOCK` bytes, in which addresses take `ADDRESS`.
-fn inet<const ADDRESS: usize, const BLOCK: usize>(
-    body: &[u8],
-) -> Result<SocketAddr, InvalidHeader>
+fn inet<const ADDRESS: usize, const BLOCK: usize>(body: &[u8]) -> Result<SocketAddr, InvalidHeader>
 where
     IpAddr: From<[u8; ADDRESS]>,
 {
@@ -170,7 +168,10 @@ mod tests {
     #[test]
     fn headers_of_version_1() {
         for (line, source) in [
-            ("PROXY TCP4 192.0.2.7 192.0.2.1 56324 443", Some("192.0.2.7:56324")),
+            (
+                "PROXY TCP4 192.0.2.7 192.0.2.1 56324 443",
+                Some("192.0.2.7:56324"),
+            ),
             ("PROXY TCP6 2001:db8::7 ::1 1 0", Some("[2001:db8::7]:1")),
             ("PROXY TCP6 ::ffff:192.0.2.7 ::1 1 2", Some("192.0.2.7:1")),
             ("PROXY UNKNOWN", None),
@@ -214,7 +215,14 @@ mod tests {
 
     #[test]
     fn headers_of_version_2() {
-        let v6 = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[7], &[0; 16], &[0, 1, 0, 2]].concat();
+        let v6 = [
+            &[0x20, 1, 0xd, 0xb8][..],
+            &[0; 11],
+            &[7],
+            &[0; 16],
+            &[0, 1, 0, 2],
+        ]
+        .concat();
         let attributes = [&V4[..], &[4, 0, 1, 0]].concat();
         for (command, family, body, source) in [
             (0x21, 0x11, &V4[..], Some("192.0.2.7:56324")),

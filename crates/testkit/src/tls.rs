@@ -51,7 +51,20 @@ impl Ca {
     pub fn issue(&self, names: &[&str]) -> Leaf {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let stem = names.join("_");
-        let params = CertificateParams::new(names).expect("valid names");
+        self.sign(&stem, &CertificateParams::new(names).expect("valid names"))
+    }
+
+    /// A certificate for a client whose subject has this common name.
+    pub fn issue_to(&self, common_name: &str) -> Leaf {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
+        self.sign(&format!("client-{common_name}"), &params)
+    }
+
+    fn sign(&self, stem: &str, params: &CertificateParams) -> Leaf {
         let key = KeyPair::generate().expect("a P-256 key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a leaf");
         let leaf = Leaf {

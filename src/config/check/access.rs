@@ -5,7 +5,7 @@ use super::super::fault::Report;
 use super::super::origin::Scheme;
 use super::super::tree::Node;
 use super::super::{Config, Listen, ListenAddress, Registry, Tls, Visibility};
-use ::access::{Action, Rule, Scheme as AuthScheme, Users};
+use ::access::{Action, CertificateUser, Rule, Scheme as AuthScheme, Users};
 
 /// Reports registries that nobody can use, and logins that cross a network unencrypted or that anonymous pulls do not survive.
 pub(super) fn check(config: &Config, tree: &Node, report: &mut Report) {
@@ -14,8 +14,7 @@ pub(super) fn check(config: &Config, tree: &Node, report: &mut Report) {
         match &config.access {
             None => without_access(registry, node, report),
             Some(access) => {
-                let has_accounts = access.htpasswd.is_some();
-                let pulls = |rule: &Rule| permits_pulls(rule, registry, has_accounts);
+                let pulls = |rule: &Rule| permits_pulls(rule, registry, config);
                 let is_ruled = registry.visibility != Visibility::Caller;
                 if is_ruled && !registry.name.is_empty() && !access.rules.iter().any(pulls) {
                     let name = &registry.name;
@@ -73,17 +72,32 @@ fn without_access(registry: &Registry, node: &Node, report: &mut Report) {
 }
 
 /// Whether a rule lets some caller pull some repository of the registry.
-fn permits_pulls(rule: &Rule, registry: &Registry, has_accounts: bool) -> bool {
+fn permits_pulls(rule: &Rule, registry: &Registry, config: &Config) -> bool {
     let is_here = |pattern: &str| {
         let first = pattern.split_once('/').map_or(pattern, |(first, _)| first);
         first == "**" || (first == registry.name && pattern != first)
     };
     rule.actions.contains(&Action::Pull)
-        && (has_accounts || rule.users.contains(&Users::Anonymous))
+        && rule.users.iter().any(|users| has_users(config, users))
         && rule
             .repositories
             .iter()
             .any(|pattern| is_here(pattern.as_str()))
+}
+
+/// Whether any client may be one of these users.
+pub(super) fn has_users(config: &Config, users: &Users) -> bool {
+    let access = config.access.as_ref();
+    let has_accounts = access.is_some_and(|access| access.htpasswd.is_some());
+    let mut listeners = config.listen.iter();
+    let has_certificates =
+        listeners.any(|listener| !listener.read_only && listener.tls.client_ca().is_some());
+    match users {
+        Users::Anonymous => true,
+        Users::LoggedIn => has_accounts || has_certificates,
+        Users::Named(name) if CertificateUser::of_name(name).is_some() => has_certificates,
+        Users::Named(_) => has_accounts,
+    }
 }
 
 /// Whether clients on other machines send passwords to a listener in plain text.
@@ -102,7 +116,7 @@ fn takes_plain_passwords(listener: &Listen) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::tests::assert_faults;
+    use crate::config::tests::{assert_faults, typed};
 
     const RULE: &str = "{users: [anonymous], repositories: ['**'], actions: [pull]}";
 
@@ -152,6 +166,42 @@ mod tests {
         ] {
             let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
             assert_faults(&[(&yaml, &expected)]);
+        }
+    }
+
+    #[test]
+    fn users_of_client_certificates() {
+        const NONE: &str = "no listener has a client_ca";
+        let yaml = |listener: &str, users: &str| {
+            format!(
+                "listen: [{{address: \":1\"{listener}}}]\naccess: {{rules: [{{users: [{users}], repositories: ['**'], actions: [pull]}}]}}"
+            )
+        };
+        let with = ", tls: {client_ca: c}";
+        for (listener, users, warned) in [
+            (with, "'cert:runner 7'", None),
+            (with, "'*'", None),
+            ("", "'cert:runner'", Some(NONE)),
+            (
+                ", tls: {client_ca: c}, read_only: true",
+                "'cert:runner'",
+                Some(NONE),
+            ),
+            (
+                with,
+                "runner",
+                Some("without htpasswd there are no accounts"),
+            ),
+            ("", "'*'", Some("without htpasswd there are no accounts")),
+        ] {
+            let config = typed(&yaml(listener, users)).expect("good");
+            let mut warnings = config.warnings.iter().map(ToString::to_string);
+            let found = warnings.find(|it| it.contains("never matches"));
+            let as_expected = match (&found, warned) {
+                (Some(found), Some(warned)) => found.contains(warned),
+                (found, warned) => found.is_none() && warned.is_none(),
+            };
+            assert!(as_expected, "{listener} {users}: {found:?}");
         }
     }
 

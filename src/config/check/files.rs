@@ -52,10 +52,7 @@ pub fn check(config: &Config, tree: &Node, now: SystemTime, report: &mut Report)
         let node = tree.near("store").near("bucket").near("advertise_ca");
         authorities(ca, node, report);
     }
-    let has_own = config
-        .listen
-        .iter()
-        .any(|listener| listener.tls == Tls::Auto);
+    let has_own = config.listen.iter().any(|listener| listener.tls.is_auto());
     if let Some(certificates) = certificates.filter(|all| !all.is_empty() && !has_own) {
         hosts(config, &certificates, nodes, report);
     }
@@ -66,7 +63,7 @@ fn keys(config: &Config, tree: &Node, report: &mut Report) {
     let access = config.access.as_ref();
     let signs =
         access.is_some_and(|access| access.htpasswd.is_some() && access.token_key.is_none());
-    if !signs && !config.all_tls().any(|tls| *tls == Tls::Auto) {
+    if !signs && !config.all_tls().any(Tls::is_auto) {
         return;
     }
     let at = tree.near("keys").at;
@@ -79,16 +76,12 @@ fn keys(config: &Config, tree: &Node, report: &mut Report) {
 
 /// The certificates of a listener; `None` if one of them cannot be read or used.
 fn tls(tls: &Tls, node: &Node, now: SystemTime, report: &mut Report) -> Option<Vec<Certificate>> {
-    let Tls::Certificates {
-        certificates,
-        client_ca,
-    } = tls
-    else {
-        return Some(Vec::new());
-    };
-    if let Some(ca) = client_ca {
+    if let Some(ca) = tls.client_ca() {
         authorities(ca, node.near("client_ca"), report);
     }
+    let Tls::Certificates { certificates, .. } = tls else {
+        return Some(Vec::new());
+    };
     let mut read = Some(Vec::new());
     for (index, files) in certificates.iter().enumerate() {
         let node = node.near("certificates").item(index);

@@ -4,21 +4,23 @@ use super::super::fault::{Report, either, nearest, shown};
 use super::super::host::{HUB, canonical};
 use super::super::tree::Node;
 use super::super::{Config, Registry, Visibility};
+use super::access::has_users;
 use super::is_short;
 use ::access::Action;
-use ::access::{Rule, Users};
+use ::access::{CertificateUser, Rule, Users};
 
 /// Patterns of rules that begin with no registry, or never match.
 pub(super) fn check(config: &Config, nodes: &Node, report: &mut Report) {
     let rules = config.access.iter().flat_map(|access| &access.rules);
-    let accounts = config
-        .access
-        .as_ref()
-        .is_some_and(|access| access.htpasswd.is_some());
     for (index, rule) in rules.enumerate() {
-        if !accounts && !rule.users.is_empty() && !rule.users.contains(&Users::Anonymous) {
-            let message = "never matches: without htpasswd there are no accounts; write anonymous, or \
-                           add access.htpasswd";
+        let exists = |users: &Users| has_users(config, users);
+        if !rule.users.is_empty() && !rule.users.iter().any(exists) {
+            let is_certificate = |users: &Users| matches!(users, Users::Named(name) if CertificateUser::of_name(name).is_some());
+            let message = if rule.users.iter().any(is_certificate) {
+                "never matches: no listener has a client_ca; add listen[].tls.client_ca, or remove it"
+            } else {
+                "never matches: without htpasswd there are no accounts; write anonymous, or add access.htpasswd"
+            };
             report.warn(nodes.item(index).near("users").at, message);
         }
         let node = nodes.item(index).near("repositories");

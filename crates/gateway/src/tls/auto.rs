@@ -6,15 +6,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::ServerConfig;
 use tokio::sync::Mutex;
 
-use super::TlsError;
 use super::authority::{Authority, LEAF_VALIDITY, RENEW_BEFORE};
-use super::files::{CurrentTls, server_config, with_authority};
+use super::files::{CurrentTls, HandshakeConfig, server_config, with_authority, with_files};
+use super::{CertificateFiles, TlsError};
 use oci::addresses::is_global;
 use telemetry::LogThrottle;
 
@@ -26,6 +27,7 @@ const MAX_ADDRESSES: usize = 64;
 pub struct AutoTls {
     authority: Authority,
     names: BTreeSet<String>,
+    files: CertificateFiles,
     current: CurrentTls,
     issued: Mutex<HashMap<IpAddr, IssuedConfig>>,
 }
@@ -33,8 +35,20 @@ pub struct AutoTls {
 /// The configuration for one address.
 #[derive(Debug)]
 struct IssuedConfig {
-    config: Arc<ServerConfig>,
+    config: HandshakeConfig,
     until: SystemTime,
+}
+
+impl IssuedConfig {
+    /// Whether the certificate is not due for renewal, and clients are verified as in `current`.
+    fn is_usable(&self, current: &HandshakeConfig, now: SystemTime) -> bool {
+        let is_same = match (&self.config.client_ca, &current.client_ca) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        is_same && self.until > now
+    }
 }
 
 impl AutoTls {
@@ -46,10 +60,30 @@ impl AutoTls {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn open(authority: Authority, names: BTreeSet<String>) -> Result<Self, TlsError> {
+        let (files, current) = with_authority(authority.clone(), names.clone())?;
         Ok(Self {
-            current: with_authority(authority.clone(), names.clone())?,
             authority,
             names,
+            files,
+            current,
+            issued: Mutex::default(),
+        })
+    }
+
+    /// The same certificate for a listener whose clients must present one of these CAs.
+    ///
+    /// # Errors
+    /// [`TlsError::ClientCa`] if the file holds no CA, and others if it cannot be read.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn with_client_ca(&self, client_ca: &Path) -> Result<Self, TlsError> {
+        let files = std::slice::from_ref(&self.files);
+        Ok(Self {
+            authority: self.authority.clone(),
+            names: self.names.clone(),
+            files: self.files.clone(),
+            current: with_files(files, Some(client_ca))?,
             issued: Mutex::default(),
         })
     }
@@ -60,29 +94,37 @@ impl AutoTls {
         local: Option<IpAddr>,
         peer: Option<IpAddr>,
     ) -> Arc<ServerConfig> {
-        let current = || self.current.borrow().clone();
+        let current = self.current.borrow().clone();
         let is_configured = |local: &IpAddr| self.names.contains(&local.to_string());
         match local {
             Some(local) if !is_configured(&local) && may_show(peer, local) => {
-                self.for_address(local).await.unwrap_or_else(current)
+                let issued = self.for_address(local, &current).await;
+                issued.unwrap_or(current.config)
             }
-            _ => current(),
+            _ => current.config,
         }
     }
 
     /// The configuration whose certificate contains `address` as well; `None` if none can be issued.
-    async fn for_address(&self, address: IpAddr) -> Option<Arc<ServerConfig>> {
+    async fn for_address(
+        &self,
+        address: IpAddr,
+        current: &HandshakeConfig,
+    ) -> Option<Arc<ServerConfig>> {
         static FAILED: LogThrottle = LogThrottle::new();
 
         let now = SystemTime::now();
         let mut issued = self.issued.lock().await;
-        if let Some(current) = issued.get(&address).filter(|issued| issued.until > now) {
-            return Some(current.config.clone());
+        let known = issued.get(&address);
+        if let Some(known) = known.filter(|known| known.is_usable(current, now)) {
+            return Some(known.config.config.clone());
         }
         let (authority, mut names) = (self.authority.clone(), self.names.clone());
         names.insert(address.to_string());
+        let client_ca = current.client_ca.clone();
+        let verifier = client_ca.clone();
         let issuing = tokio::task::spawn_blocking(move || {
-            server_config(vec![authority.issue(&names, now)?], None)
+            server_config(vec![authority.issue(&names, now)?], verifier)
         });
         let config = match issuing.await.ok()? {
             Ok(config) => config,
@@ -99,7 +141,10 @@ impl AutoTls {
         tracing::info!(%address, "issued our certificate for an address that a client connected to");
         let until = now + LEAF_VALIDITY.saturating_sub(RENEW_BEFORE + Duration::from_secs(1));
         let entry = IssuedConfig {
-            config: config.clone(),
+            config: HandshakeConfig {
+                config: config.clone(),
+                client_ca,
+            },
             until,
         };
         issued.insert(address, entry);

@@ -22,7 +22,16 @@ use runtime::reload::{self, Reloaded};
 use telemetry::alerts::{self, AlertKind};
 
 /// The configuration for the handshakes of new connections.
-pub type CurrentTls = watch::Receiver<Arc<ServerConfig>>;
+pub type CurrentTls = watch::Receiver<HandshakeConfig>;
+
+/// How new connections do their handshakes.
+#[derive(Clone, Debug)]
+pub struct HandshakeConfig {
+    /// With all of the listener's certificates.
+    pub config: Arc<ServerConfig>,
+    /// What verifies the clients' certificates; `None`: they need none.
+    pub client_ca: Option<Arc<dyn ClientCertVerifier>>,
+}
 
 /// The interval between attempts to renew our certificate.
 const RETRY_INTERVAL: Duration = Duration::from_secs(3600);
@@ -60,7 +69,7 @@ pub fn with_files(
     Ok(current)
 }
 
-/// TLS with a certificate of `authority` for `names`, which is renewed 30 days before it expires.
+/// TLS with a certificate of `authority` for `names`, which is renewed 30 days before it expires. Returns its files as well.
 ///
 /// # Errors
 /// [`TlsError`] if there is no certificate and none can be issued.
@@ -70,9 +79,9 @@ pub fn with_files(
 pub(super) fn with_authority(
     authority: Authority,
     names: BTreeSet<String>,
-) -> Result<CurrentTls, TlsError> {
+) -> Result<(CertificateFiles, CurrentTls), TlsError> {
     let files = authority.leaf(&names, SystemTime::now())?;
-    let mut listener = ListenerFiles::open(&[files], None)?;
+    let mut listener = ListenerFiles::open(std::slice::from_ref(&files), None)?;
     let (sender, current) = watch::channel(listener.config()?);
     let mut failed: Option<Instant> = None;
     reload::keep_looking(move || {
@@ -92,7 +101,7 @@ pub(super) fn with_authority(
             Instant::now()
         });
     });
-    Ok(current)
+    Ok((files, current))
 }
 
 /// The files of one listener.
@@ -141,7 +150,7 @@ impl ListenerFiles {
     }
 
     /// Reloads changed files and publishes the new configuration.
-    fn look(&mut self, current: &watch::Sender<Arc<ServerConfig>>) {
+    fn look(&mut self, current: &watch::Sender<HandshakeConfig>) {
         let certificates = self.certificates.iter_mut().filter_map(Reloaded::look);
         let mut changed: Vec<String> = certificates.collect();
         changed.extend(self.client_ca.as_mut().and_then(Reloaded::look));
@@ -159,11 +168,14 @@ impl ListenerFiles {
         }
     }
 
-    fn config(&self) -> Result<Arc<ServerConfig>, TlsError> {
+    fn config(&self) -> Result<HandshakeConfig, TlsError> {
         let certificates = self.certificates.iter().map(|pair| pair.value().clone());
         let client_ca = self.client_ca.as_ref();
         let client_ca = client_ca.map(|verifier| verifier.value().clone());
-        server_config(certificates.collect(), client_ca)
+        Ok(HandshakeConfig {
+            config: server_config(certificates.collect(), client_ca.clone())?,
+            client_ca,
+        })
     }
 }
 

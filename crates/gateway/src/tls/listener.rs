@@ -25,7 +25,7 @@ impl ListenerTls {
     /// The configuration for a client at `peer` that connected to `local`.
     pub async fn config(&self, local: Option<IpAddr>, peer: Option<IpAddr>) -> Arc<ServerConfig> {
         match self {
-            Self::Files(current) => current.borrow().clone(),
+            Self::Files(current) => current.borrow().config.clone(),
             Self::Auto(auto) => auto.config(local, peer).await,
         }
     }

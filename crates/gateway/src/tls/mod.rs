@@ -2,6 +2,7 @@
 
 mod authority;
 mod auto;
+mod client_certificate;
 mod files;
 mod inspect;
 mod listener;
@@ -16,6 +17,7 @@ use rustls::sign::CertifiedKey;
 
 pub use authority::Authority;
 pub use auto::AutoTls;
+pub use client_certificate::certificate_user;
 pub use files::with_files;
 pub use inspect::{Certificate, check_authorities};
 pub use listener::ListenerTls;
@@ -36,7 +38,10 @@ pub struct CertificateFiles {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsSettings {
     /// The gateway's own certificate authority.
-    Auto,
+    Auto {
+        /// As for files.
+        client_ca: Option<PathBuf>,
+    },
     /// Files of the operator.
     Files {
         /// At least one. Chosen by SNI; the first is the default.

@@ -33,12 +33,13 @@ impl Gateway {
     /// # Errors
     /// 401 for a wrong or unreadable Authorization, 429 after too many failures.
     pub(super) async fn v1_login(&self, session: &mut Session) -> Result<Login, ErrorResponse> {
-        let Some(authenticator) = &self.state.authenticator else {
-            return Ok(Login::ANONYMOUS);
-        };
         if self.listener.read_only {
             return Ok(Login::ANONYMOUS);
         }
+        let certificate = session.certificate().cloned();
+        let Some(authenticator) = &self.state.authenticator else {
+            return Ok(Login::ANONYMOUS.with_certificate(certificate.as_ref()));
+        };
         let lines = session.req_header().headers.get_all(header::AUTHORIZATION);
         let lines: Vec<&[u8]> = lines.iter().map(http::HeaderValue::as_bytes).collect();
         let authorization = authorization::parse(&lines.join(&b", "[..]));
@@ -53,6 +54,7 @@ impl Gateway {
             (Err(_), Authorization::Basic { user, .. }) => Some(LoginAttempt::refused(user)),
             _ => None,
         };
+        let login = login.map(|login| login.with_certificate(certificate.as_ref()));
         login.map_err(|refused| match refused {
             Refused::Password => self.v1_unauthorized("the user or the password is wrong"),
             Refused::Token => self.v1_without_token("the token is invalid or expired"),
