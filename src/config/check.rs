@@ -13,6 +13,7 @@ use super::host::{HUB, canonical, registry_name};
 use super::tree::Node;
 use super::{Config, ListenAddress, Origin, Registry, Visibility, admin};
 use oci::glob::Pattern;
+use oci::network::Network;
 
 /// Reports all contradictions in `config`; `tree` has the positions.
 pub(super) fn config(config: &Config, tree: &Node, report: &mut Report) {
@@ -78,6 +79,11 @@ fn listeners(config: &Config, tree: &Node, report: &mut Report) {
             let message = "without trusted_proxies any client could choose its address; write \
                            trusted_proxies: [10.0.0.7]";
             report.fault(node.near("proxy_protocol").at, message.to_owned());
+        }
+        if listener.trusted_proxies.iter().any(Network::is_everything) {
+            let message = "every client is a trusted proxy here, and may choose its address; write the addresses of your \
+                           proxies";
+            report.warn(node.near("trusted_proxies").at, message);
         }
         let Some(name) = listener.registry.as_deref() else {
             continue;

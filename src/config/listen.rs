@@ -425,6 +425,12 @@ mod tests {
                 &[],
             ),
             (
+                r#"listen: [{address: ":1", trusted_proxies: ["::/0"]}]"#,
+                &[
+                    "warning: 1:43: every client is a trusted proxy here, and may choose its address; write the addresses of your proxies",
+                ],
+            ),
+            (
                 r#"listen: [{address: ":1", proxy_protocol: v3}, {address: ":2", proxy_protocol: v1}]"#,
                 &[
                     r#"1:42: "v3" is no version of the PROXY protocol; write v1, v2 or any"#,

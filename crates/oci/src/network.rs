@@ -28,6 +28,11 @@ impl Network {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
+
+    /// Whether all addresses of a family are in the network.
+    pub fn is_everything(&self) -> bool {
+        self.0.prefix_len() == 0
+    }
 }
 
 impl FromStr for Network {
@@ -70,6 +75,7 @@ mod tests {
             let parsed: Network = network.parse().expect("a network");
             let address = address.parse().expect("an address");
             assert_eq!(parsed.contains(address), contained, "{network} {address}");
+            assert_eq!(parsed.is_everything(), network.ends_with("/0"), "{network}");
         }
     }
 
