@@ -10,7 +10,7 @@ use reqwest::{Response, Url};
 
 use super::UpstreamError;
 use super::accounts::Sender;
-use super::rate_limit::RateLimit;
+use super::rate_limit::{RateLimit, Statement};
 use super::request::{AuthSource, ContentCoding, Identity, RequestKind, UpstreamRequest};
 use super::response::{UpstreamResponse, read_body};
 use super::transport::Transport;
@@ -44,16 +44,14 @@ impl Transport {
         let (status, headers) = (response.response.status(), response.response.headers());
         let is_own = self.is_own(response.response.url());
         // Another host's numbers are no pulls of this registry.
-        let is_stated = is_own
-            && sender.rate_limit.is_some_and(|rate_limit| {
-                let account = sender.counted_as.as_str();
-                rate_limit.read(headers, asked_at, Instant::now(), account)
-            });
+        let rate_limit = sender.rate_limit.filter(|_| is_own);
+        let read = |limit: &RateLimit| limit.read(headers, asked_at, Instant::now());
+        let statement = rate_limit.and_then(read);
         if let Some(counted) = counted {
-            counted.end(is_stated);
+            counted.end(statement.is_some());
         }
-        if is_stated {
-            self.alert_if_low(Instant::now());
+        if let Some(statement) = statement {
+            self.note_statement(&statement, sender);
         }
         if status == StatusCode::NOT_FOUND && request.kind == RequestKind::Referrers {
             return Err(no_referrers(response.response).await);
@@ -73,6 +71,21 @@ impl Transport {
             ));
         }
         Ok(response)
+    }
+
+    /// Logs the remaining pulls, and alerts operators if they are few.
+    fn note_statement(&self, statement: &Statement, sender: Sender<'_>) {
+        if statement.is_news {
+            tracing::info!(
+                registry = self.counted.registry(),
+                account = sender.counted_as.as_str(),
+                remaining = statement.remaining,
+                limit = statement.limit,
+                source = statement.source.as_deref().unwrap_or("-"),
+                "pulls that the upstream still allows"
+            );
+        }
+        self.alert_if_low(Instant::now());
     }
 
     async fn follow(

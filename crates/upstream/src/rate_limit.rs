@@ -43,6 +43,17 @@ struct CoolDown {
     is_stated: bool,
 }
 
+/// What a response said of the remaining pulls.
+#[derive(Debug)]
+pub(super) struct Statement {
+    pub remaining: u64,
+    pub limit: Option<u64>,
+    /// What is counted, as the registry names it.
+    pub source: Option<String>,
+    /// Whether a tenth of the limit was used since the last news.
+    pub is_news: bool,
+}
+
 /// A counted request that was sent, until it is dropped.
 #[derive(Debug)]
 pub(super) struct CountedRequest<'a> {
@@ -75,8 +86,8 @@ impl RateLimit {
         }
     }
 
-    /// Records a 429: manifest GETs are held back, everything else continues.
-    pub fn rate_limited(&self, retry_after: Option<Duration>, now: Instant) {
+    /// Records a 429: manifest GETs are held back, everything else continues. Returns for how long.
+    pub fn rate_limited(&self, retry_after: Option<Duration>, now: Instant) -> Duration {
         let mut state = self.state();
         let wait = retry_after.unwrap_or_else(|| state.cool_down(now));
         state.cool_down = Some(CoolDown {
@@ -84,25 +95,12 @@ impl RateLimit {
             until: now + wait,
             is_stated: retry_after.is_some(),
         });
-        drop(state);
-        tracing::warn!(
-            seconds = wait.as_secs(),
-            "the upstream limits requests; manifest GETs are held back"
-        );
+        wait
     }
 
-    /// Reads the remaining pulls in the response to a request that was sent at `asked_at`; whether it tells them. Logs them
-    /// when they changed by a tenth of the limit.
-    pub fn read(
-        &self,
-        headers: &HeaderMap,
-        asked_at: Instant,
-        now: Instant,
-        account: &str,
-    ) -> bool {
-        let Some(stated) = rate_limit::RateLimit::of(headers) else {
-            return false;
-        };
+    /// Reads the remaining pulls in the response to a request that was sent at `asked_at`. Returns what it says, if it does.
+    pub fn read(&self, headers: &HeaderMap, asked_at: Instant, now: Instant) -> Option<Statement> {
+        let stated = rate_limit::RateLimit::of(headers)?;
         let source = headers.get("docker-ratelimit-source");
         let source = source.and_then(|value| value.to_str().ok());
         let source = source.map(|source| telemetry::harmless(source, 100));
@@ -117,19 +115,17 @@ impl RateLimit {
         let remaining = stated.remaining;
         let step = (stated.limit.unwrap_or(remaining) / 10).max(1);
         let logged = state.logged_remaining;
-        if logged.is_none_or(|logged| logged.abs_diff(remaining) >= step) {
+        let is_news = logged.is_none_or(|logged| logged.abs_diff(remaining) >= step);
+        if is_news {
             state.logged_remaining = Some(remaining);
-            let (limit, source) = (stated.limit, source.as_deref().unwrap_or("-"));
-            tracing::info!(
-                account,
-                remaining,
-                limit,
-                source,
-                "pulls that the upstream still allows"
-            );
         }
-        state.source = source;
-        true
+        state.source.clone_from(&source);
+        Some(Statement {
+            remaining,
+            limit: stated.limit,
+            source,
+            is_news,
+        })
     }
 
     /// How long manifest GETs are held back from `now` on.
@@ -247,7 +243,7 @@ mod tests {
             ),
         ] {
             let (rate_limit, start) = (RateLimit::default(), Instant::now());
-            rate_limit.read(&headers(&stated), start, start, "-");
+            rate_limit.read(&headers(&stated), start, start);
             rate_limit.rate_limited(retry_after.map(seconds), start);
             let left = rate_limit.limited_for(start);
             assert_eq!(left, Some(seconds(pause)), "{stated:?} {retry_after:?}");
@@ -267,7 +263,7 @@ mod tests {
             rate_limit.rate_limited(retry_after.map(seconds), start + seconds(1));
             let (asked_at, now) = (start + seconds(asked), start + seconds(3));
             let stated = headers(&[("ratelimit-remaining", remaining)]);
-            rate_limit.read(&stated, asked_at, now, "-");
+            rate_limit.read(&stated, asked_at, now);
             assert_eq!(
                 rate_limit.limited_for(now).is_none(),
                 ends,
@@ -283,7 +279,7 @@ mod tests {
             ("ratelimit-limit", "100;w=60"),
             ("ratelimit-remaining", "20;w=60"),
         ]);
-        rate_limit.read(&stated, start, start, "-");
+        rate_limit.read(&stated, start, start);
         let counted = rate_limit.count();
         assert_eq!(rate_limit.left(Instant::now()), Some(19));
         drop(counted);

@@ -121,7 +121,13 @@ impl Transport {
             (Err(error), _) if error.means_down() => self.failed(client, error, keys, began),
             (Err(UpstreamError::TooManyRequests { retry_after }), Some(rate_limit)) => {
                 let now = Instant::now();
-                rate_limit.rate_limited(*retry_after, now);
+                let wait = rate_limit.rate_limited(*retry_after, now);
+                tracing::warn!(
+                    registry = self.counted.registry(),
+                    account = sender.counted_as.as_str(),
+                    seconds = wait.as_secs(),
+                    "the upstream limits requests; manifest GETs are held back"
+                );
                 self.alert_if_low(now);
             }
             _ => self.limits.circuit.request_succeeded(&keys),
