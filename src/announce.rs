@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use crate::admin;
 use crate::config::{Config, Listen, ListenAddress, Tls};
 use gateway::Authority;
-use runtime::listen::Bound;
 use store::Store;
 
 /// The gateway that is ready.
 pub struct Announcement<'a> {
-    /// Those of the data plane, as in the configuration.
-    pub listeners: &'a [Bound],
-    pub admin_listeners: &'a [(Bound, admin::Scope)],
+    /// The URLs of the data plane's, as in the configuration.
+    pub listeners: &'a [&'a str],
+    pub admin_listeners: &'a [(&'a str, admin::Scope)],
     /// The same listeners with the URLs that clients use.
     pub client_urls: &'a [(&'a Listen, Option<String>)],
     /// The CA of `tls: auto`.
@@ -27,13 +26,13 @@ pub struct Announcement<'a> {
 pub fn announce(ready: &Announcement<'_>) {
     warn_of_new(ready);
     let mut text = String::new();
-    for (bound, (listen, _)) in ready.listeners.iter().zip(ready.client_urls) {
+    for (url, (listen, _)) in ready.listeners.iter().zip(ready.client_urls) {
         let everywhere = matches!(listen.address, ListenAddress::Tcp { host: None, .. });
         let which = if everywhere { " (all addresses)" } else { "" };
-        let _ = writeln!(text, "listening on {}{which}", bound.url);
+        let _ = writeln!(text, "listening on {url}{which}");
     }
-    for (bound, scope) in ready.admin_listeners {
-        let _ = writeln!(text, "{} on {}", scope.key(), bound.url);
+    for (url, scope) in ready.admin_listeners {
+        let _ = writeln!(text, "{} on {url}", scope.key());
     }
     if let Some(authority) = ready.authority {
         let path = absolute(&authority.path);

@@ -17,18 +17,43 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    pub fn open(config: &Config) -> Result<Self, TlsError> {
+    /// `before` are those of the configuration that this one replaces.
+    pub fn open(config: &Config, before: Option<&Self>) -> Result<Self, TlsError> {
         if !config.all_tls().any(Tls::is_auto) {
             return Ok(Self {
                 authority: None,
                 auto: None,
             });
         }
+        let names = names(config);
+        if let Some(Self {
+            authority: Some(authority),
+            auto: Some(auto),
+        }) = before
+            && *auto.names() == names
+        {
+            return Ok(Self {
+                authority: Some(authority.clone()),
+                auto: Some(auto.clone()),
+            });
+        }
         let authority = Authority::open(&config.keys)?;
         Ok(Self {
-            auto: Some(Arc::new(AutoTls::open(authority.clone(), names(config))?)),
+            auto: Some(Arc::new(AutoTls::open(authority.clone(), names)?)),
             authority: Some(authority),
         })
+    }
+
+    /// Ends the renewal of a certificate that `after` does not use.
+    pub fn make_way(&self, after: &Self) {
+        if let Some(auto) = &self.auto
+            && !after
+                .auto
+                .as_ref()
+                .is_some_and(|after| Arc::ptr_eq(auto, after))
+        {
+            auto.retire();
+        }
     }
 
     /// The certificate of one listener; `None` for plain HTTP.

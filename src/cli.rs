@@ -92,6 +92,9 @@ enum Command {
     },
     /// Whether the running gateway is ready: exits 0 if it is. For health checks.
     Health(File),
+    /// Have the running gateway apply its configuration as the file is now. Exits 0 once it is in force; a configuration that
+    /// cannot be applied changes nothing, and exits 78.
+    Reload(File),
     /// Have the running gateway rehash its store and quarantine damaged content. Exits 1 if there is any.
     Verify(File),
     /// Print every key of the configuration in Markdown: the tables of docs/configuration.md.
@@ -116,6 +119,15 @@ struct File {
     /// The configuration. The default is conf/roadstead.yaml if it exists, else built-in defaults.
     #[arg(short, long, env = "ROADSTEAD_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+impl File {
+    /// The file to read; `None`: built-in defaults.
+    fn path(&self) -> Option<&Path> {
+        let default = Path::new(DEFAULT_FILE);
+        let given = self.config.as_deref();
+        given.or_else(|| default.exists().then_some(default))
+    }
 }
 
 /// Runs the command of this process.
@@ -160,6 +172,7 @@ pub fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Command::Reload(file) => with(&file, operate::reload),
         Command::Verify(file) => with(&file, operate::verify),
         Command::Explain(options) => with(&options.file, |config| explain::run(config, &options)),
         Command::Reference => {
@@ -176,12 +189,7 @@ pub fn main() -> ExitCode {
 
 /// Loads the configuration, and prints its errors and warnings.
 fn load(file: &File, files: NamedFiles) -> Option<Config> {
-    let default = Path::new(DEFAULT_FILE);
-    let path = file
-        .config
-        .as_deref()
-        .or_else(|| default.exists().then_some(default));
-    match config::load(path, files) {
+    match config::load(file.path(), files) {
         Ok(config) => {
             for warning in &config.warnings {
                 eprintln!("warning: {warning}");
@@ -215,7 +223,14 @@ fn run(file: &File) -> ExitCode {
         return ExitCode::from(CONFIGURATION);
     };
     telemetry::start(config.log.format, config.log.level);
-    match serve::serve(&config) {
+    let file = file.config.clone();
+    let load = move |running: &Config| {
+        let file = File {
+            config: file.clone(),
+        };
+        config::load_change(file.path(), running)
+    };
+    match serve::serve(config, Box::new(load)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("roadstead: {}", telemetry::chain(&error));

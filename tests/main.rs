@@ -43,6 +43,7 @@ mod ranges;
 mod real;
 mod records;
 mod redirects;
+mod reload;
 mod request_ids;
 mod search;
 mod segments;

@@ -23,6 +23,8 @@ pub enum ProblemCode {
     WrongHost,
     TooManyRequests,
     InternalError,
+    InvalidConfiguration,
+    Unavailable,
     StoreFailed,
     StoreScanning,
     TooManyListeners,
@@ -45,6 +47,8 @@ impl ProblemCode {
             Self::WrongHost => ("wrong-host", "Wrong host"),
             Self::TooManyRequests => ("too-many-requests", "Too many requests"),
             Self::InternalError => ("internal-error", "Internal error"),
+            Self::InvalidConfiguration => ("invalid-configuration", "Invalid configuration"),
+            Self::Unavailable => ("unavailable", "Unavailable"),
             Self::StoreFailed => ("store-failed", "The store failed"),
             Self::StoreScanning => ("store-scanning", "The store is being read"),
             Self::TooManyListeners => ("too-many-listeners", "Too many live dashboards"),
@@ -64,9 +68,11 @@ impl ProblemCode {
             Self::WrongHost => StatusCode::MISDIRECTED_REQUEST,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::StoreFailed | Self::StoreScanning | Self::TooManyListeners => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::InvalidConfiguration => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Unavailable
+            | Self::StoreFailed
+            | Self::StoreScanning
+            | Self::TooManyListeners => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

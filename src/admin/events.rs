@@ -118,7 +118,8 @@ struct RequestBatch {
 }
 
 impl Admin {
-    /// Streams events until the client disconnects or the gateway drains.
+    /// Streams events until the client disconnects, the gateway drains, or another configuration is in force: clients then
+    /// connect again.
     ///
     /// # Errors
     /// 400 for an unknown topic, 503 when too many listen.
@@ -191,7 +192,7 @@ impl Listener {
     async fn run(&mut self) -> Result<(), Disconnected> {
         self.send(Bytes::from_static(b"retry: 5000\n\n")).await?;
         let mut is_first = true;
-        while !*self.admin.draining.borrow() {
+        while !self.admin.ends_streams() {
             let topics = self.subscription.topics;
             if topics.overview && is_due(self.overview_at, OVERVIEW_EVERY) {
                 self.overview_at = Some(Instant::now());

@@ -18,6 +18,7 @@ mod pull_commands;
 mod query;
 mod recent;
 mod registries;
+mod reload;
 pub mod report;
 mod repositories;
 mod response;
@@ -31,6 +32,7 @@ mod warm;
 
 use std::convert::Infallible;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,7 +40,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 pub use explain::document::{ExplainRequest, Explanation, JudgementPart};
@@ -57,7 +59,7 @@ use access::Authenticator;
 use audit::OperatorRequest;
 use error::{Problem, ProblemCode};
 use events::Listeners;
-use gateway::{AccessHistory, Explainer, Resolver};
+use gateway::{AccessHistory, Explainer, ListenerTls, Resolver};
 use mirror::Mirror;
 use pins::Pins;
 use query::Parameters;
@@ -98,7 +100,37 @@ pub struct Settings {
     pub rule_lines: Vec<usize>,
 }
 
-/// The admin API.
+/// What the configuration in force makes of the admin API.
+#[derive(Debug)]
+pub struct Configured {
+    pub settings: Settings,
+    pub mirror: Mirror,
+    /// How the listeners answer.
+    pub explainer: Explainer,
+    /// The accounts of the operators; `None`: clients on this machine, without a login.
+    pub authenticator: Option<Authenticator>,
+    /// The TLS of `admin.address`.
+    pub tls: Option<ListenerTls>,
+    /// Where the actions of operators are recorded.
+    pub audit_log: Option<Events>,
+    /// The tasks of the data plane's listeners, which are up as long as these run.
+    pub listeners: Vec<AbortHandle>,
+}
+
+/// What an operator asks of the process.
+#[derive(Debug)]
+pub enum Command {
+    /// Apply the configuration as its file is now. The answer is the configuration in force, or why nothing has changed.
+    Reload(oneshot::Sender<Result<Configuration, String>>),
+}
+
+/// When the store was probed, and why it cannot be written.
+type Probe = (Instant, Result<(), String>);
+
+/// The admin API under the configuration in force.
+pub type CurrentAdmin = watch::Receiver<Arc<Admin>>;
+
+/// The admin API, as one configuration has it.
 #[derive(Debug)]
 pub struct Admin {
     settings: Settings,
@@ -106,59 +138,95 @@ pub struct Admin {
     store: Arc<Store>,
     history: Arc<AccessHistory>,
     explainer: Explainer,
-    /// The accounts of the operators; `None`: clients on this machine, without a login.
     authenticator: Option<Authenticator>,
-    /// Where the actions of operators are recorded.
+    tls: Option<ListenerTls>,
     audit_log: Option<Events>,
-    /// The tasks of the data plane's listeners.
     listeners: Vec<AbortHandle>,
     draining: watch::Receiver<bool>,
+    /// Whether another configuration is in force.
+    replaced: AtomicBool,
+    commands: mpsc::Sender<Command>,
     /// The last probe of the store.
-    probed: Mutex<Option<(Instant, Result<(), String>)>>,
-    traffic: Mutex<TrafficLog>,
-    pins: Pins,
-    survey: Survey,
-    events: Listeners,
+    probed: Arc<Mutex<Option<Probe>>>,
+    traffic: Arc<Mutex<TrafficLog>>,
+    pins: Arc<Pins>,
+    survey: Arc<Survey>,
+    events: Arc<Listeners>,
     verifying: Arc<Semaphore>,
     warming: Arc<Semaphore>,
 }
 
 impl Admin {
-    /// `listeners` are up as long as their tasks run; `draining` becomes true at shutdown. Blocks on the disk.
+    /// `draining` becomes true at shutdown. What operators ask of the process is sent to `commands`. Blocks on the disk.
     pub fn new(
-        settings: Settings,
-        mirror: Mirror,
+        configured: Configured,
         history: Arc<AccessHistory>,
-        explainer: Explainer,
-        authenticator: Option<Authenticator>,
-        listeners: Vec<AbortHandle>,
         draining: watch::Receiver<bool>,
+        commands: mpsc::Sender<Command>,
     ) -> Self {
-        let store = mirror.store().clone();
+        let store = configured.mirror.store().clone();
         Self {
-            settings,
-            mirror,
+            settings: configured.settings,
+            mirror: configured.mirror,
             history,
-            explainer,
-            authenticator,
-            audit_log: None,
-            listeners,
+            explainer: configured.explainer,
+            authenticator: configured.authenticator,
+            tls: configured.tls,
+            audit_log: configured.audit_log,
+            listeners: configured.listeners,
             draining,
-            probed: Mutex::default(),
-            traffic: Mutex::new(overview::read_history(&store)),
-            pins: Pins::open(store.clone()),
-            survey: Survey::default(),
-            events: Listeners::default(),
+            replaced: AtomicBool::new(false),
+            commands,
+            probed: Arc::default(),
+            traffic: Arc::new(Mutex::new(overview::read_history(&store))),
+            pins: Arc::new(Pins::open(store.clone())),
+            survey: Arc::default(),
+            events: Arc::default(),
             verifying: Arc::new(Semaphore::new(1)),
             warming: Arc::new(Semaphore::new(warm::CONCURRENT)),
             store,
         }
     }
 
-    /// Records the actions of operators as events.
-    #[must_use]
-    pub fn with_audit_log(self, audit_log: Option<Events>) -> Self {
-        Self { audit_log, ..self }
+    /// The same under another configuration, which takes the place of this one.
+    pub fn reconfigured(&self, configured: Configured) -> Self {
+        self.replaced.store(true, Ordering::Relaxed);
+        Self {
+            settings: configured.settings,
+            mirror: configured.mirror,
+            store: self.store.clone(),
+            history: self.history.clone(),
+            explainer: configured.explainer,
+            authenticator: configured.authenticator,
+            tls: configured.tls,
+            audit_log: configured.audit_log,
+            listeners: configured.listeners,
+            draining: self.draining.clone(),
+            replaced: AtomicBool::new(false),
+            commands: self.commands.clone(),
+            probed: self.probed.clone(),
+            traffic: self.traffic.clone(),
+            pins: self.pins.clone(),
+            survey: self.survey.clone(),
+            events: self.events.clone(),
+            verifying: self.verifying.clone(),
+            warming: self.warming.clone(),
+        }
+    }
+
+    /// The accounts of the operators.
+    pub fn operators(&self) -> Option<&Authenticator> {
+        self.authenticator.as_ref()
+    }
+
+    /// The configuration in force.
+    pub fn configuration(&self) -> &Configuration {
+        &self.settings.configuration
+    }
+
+    /// Whether streams of live data end: the gateway drains, or another configuration is in force.
+    fn ends_streams(&self) -> bool {
+        *self.draining.borrow() || self.replaced.load(Ordering::Relaxed)
     }
 
     /// Serves a request that was authorised.
@@ -226,6 +294,7 @@ impl Admin {
             Operation::Verify => self.verify()?,
             Operation::Explain => ok(&self.explain(body).await?),
             Operation::Config => ok(&self.settings.configuration),
+            Operation::Reload => ok(&self.reload(operator).await?),
             Operation::Events => self.listen(parameters, &parts.headers)?,
         })
     }

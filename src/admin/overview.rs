@@ -1,17 +1,17 @@
 //! `/api/v1/overview` and `/api/v1/traffic`: the state of the gateway, and its traffic over time.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock, MutexGuard, PoisonError};
+use std::sync::{LazyLock, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
-use super::Admin;
 use super::error::Problem;
 use super::query::Parameters;
 use super::report::{BucketState, Overview, Pulls, StoreState, TrafficWindows};
 use super::time::{rfc3339, rfc3339_of, unix};
 use super::traffic::{Counts, History, Moment, Point, TrafficLog, Window};
+use super::{Admin, CurrentAdmin};
 use store::Store;
 use telemetry::metrics::{self, BucketFigures, ContentFigures, Figures};
 
@@ -125,15 +125,15 @@ impl Admin {
     }
 
     /// Samples the counters for ever, and writes the history once a minute.
-    pub async fn keep_history(self: Arc<Self>) {
+    pub async fn keep_history(current: CurrentAdmin) {
         let mut until_write = SAMPLES_PER_WRITE;
         loop {
             tokio::time::sleep(SAMPLE_EVERY).await;
-            drop(self.sampled(moment(), &metrics::figures()));
+            let admin = current.borrow().clone();
+            drop(admin.sampled(moment(), &metrics::figures()));
             until_write -= 1;
             if until_write == 0 {
                 until_write = SAMPLES_PER_WRITE;
-                let admin = self.clone();
                 let _ = tokio::task::spawn_blocking(move || admin.write_history()).await;
             }
         }

@@ -14,7 +14,7 @@ use super::error::{Problem, ProblemCode};
 use super::query::Parameters;
 use super::report::Page;
 use super::time::rfc3339;
-use super::{Admin, api, target};
+use super::{Admin, CurrentAdmin, api, target};
 use events::EventAction;
 use mirror::ImageReference;
 use oci::name::{Reference, Registry, RepositoryName};
@@ -270,10 +270,10 @@ impl Admin {
     }
 
     /// Looks up for ever what the pinned images lead to.
-    pub async fn keep_pins(self: Arc<Self>) {
-        let every = self.store.hold_every().min(REFRESH_EVERY);
+    pub async fn keep_pins(current: CurrentAdmin) {
+        let every = current.borrow().store.hold_every().min(REFRESH_EVERY);
         loop {
-            let admin = self.clone();
+            let admin = current.borrow().clone();
             let _ = tokio::task::spawn_blocking(move || admin.pins.refresh()).await;
             tokio::time::sleep(every).await;
         }

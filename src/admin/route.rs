@@ -122,6 +122,7 @@ pub enum Operation {
     Verify,
     Explain,
     Config,
+    Reload,
     Events,
 }
 
@@ -146,6 +147,7 @@ const API: &[(&str, &str, Operation)] = &[
     ("POST", "/api/v1/verify", Operation::Verify),
     ("POST", "/api/v1/explain", Operation::Explain),
     ("GET", "/api/v1/config", Operation::Config),
+    ("POST", "/api/v1/reload", Operation::Reload),
     ("GET", "/api/v1/events", Operation::Events),
 ];
 
@@ -170,7 +172,8 @@ impl Operation {
             | Self::Warm
             | Self::Verify
             | Self::Explain
-            | Self::Config => &[],
+            | Self::Config
+            | Self::Reload => &[],
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::audit::OperatorRequest;
 use super::error::{Problem, ProblemCode};
 use super::route::{self, Peer, Protection, Scope};
-use super::{Admin, Body, page};
+use super::{Admin, Body, CurrentAdmin, page};
 use access::Refused;
 use events::EventAction;
 use gateway::ListenerTls;
@@ -57,8 +57,9 @@ impl Requests {
 }
 
 impl Admin {
-    /// Accepts connections for ever. Dropping the future closes the listener.
-    pub async fn serve(self: Arc<Self>, bound: Bound, scope: Scope, tls: Option<ListenerTls>) {
+    /// Accepts connections for ever. Dropping the future closes the listener. Each request is answered under the configuration
+    /// that is in force when it arrives.
+    pub async fn serve(current: CurrentAdmin, bound: Bound, scope: Scope) {
         static FULL: LogThrottle = LogThrottle::new();
 
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
@@ -84,19 +85,21 @@ impl Admin {
                         }
                         continue;
                     };
-                    let (admin, tls) = (self.clone(), tls.clone());
+                    let current = current.clone();
                     let requests = Requests::of(scope, slots.available_permits());
                     let client = (peer, scope, requests);
                     tokio::spawn(async move {
+                        let tls = current.borrow().tls.clone();
+                        let tls = tls.filter(|_| scope == Scope::Everything);
                         match (accepted, tls) {
                             (Accepted::Tcp(stream, _), Some(tls)) => {
-                                admin.secure_connection(stream, tls, client).await;
+                                secure_connection(current, stream, tls, client).await;
                             }
                             (Accepted::Tcp(stream, _), None) => {
-                                admin.connection(stream, client).await;
+                                connection(current, stream, client).await;
                             }
                             (Accepted::Unix(stream), _) => {
-                                admin.connection(stream, client).await;
+                                connection(current, stream, client).await;
                             }
                         }
                         drop((slot, share));
@@ -107,51 +110,6 @@ impl Admin {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
-        }
-    }
-
-    async fn secure_connection(
-        self: Arc<Self>,
-        stream: TcpStream,
-        tls: ListenerTls,
-        client: (Peer, Scope, Requests),
-    ) {
-        match timeout(HEAD_TIMEOUT, tls.accept_http1(stream)).await {
-            Ok(Ok(stream)) => self.connection(stream, client).await,
-            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake of an operator failed"),
-            Err(_) => {}
-        }
-    }
-
-    async fn connection(
-        self: Arc<Self>,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        (peer, scope, requests): (Peer, Scope, Requests),
-    ) {
-        let service = service_fn(move |request| {
-            let admin = self.clone();
-            async move {
-                let mut response = admin.answer(request, peer, scope).await;
-                if requests == Requests::One {
-                    let close = HeaderValue::from_static("close");
-                    response.headers_mut().insert(header::CONNECTION, close);
-                }
-                Ok::<_, Infallible>(response)
-            }
-        });
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(HEAD_BYTES);
-        http.keep_alive(requests == Requests::Many);
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        // A verification may take long; connections to a public listener may not.
-        let outcome = match scope {
-            Scope::Everything => connection.await,
-            Scope::Metrics => timeout(SCRAPE_TIMEOUT, connection).await.unwrap_or(Ok(())),
-        };
-        if let Err(error) = outcome {
-            tracing::debug!(%error, "an admin connection failed");
         }
     }
 
@@ -243,5 +201,50 @@ impl Admin {
                 Err(refuse("the user or the password is wrong"))
             }
         }
+    }
+}
+
+async fn secure_connection(
+    current: CurrentAdmin,
+    stream: TcpStream,
+    tls: ListenerTls,
+    client: (Peer, Scope, Requests),
+) {
+    match timeout(HEAD_TIMEOUT, tls.accept_http1(stream)).await {
+        Ok(Ok(stream)) => connection(current, stream, client).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake of an operator failed"),
+        Err(_) => {}
+    }
+}
+
+async fn connection(
+    current: CurrentAdmin,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    (peer, scope, requests): (Peer, Scope, Requests),
+) {
+    let service = service_fn(move |request| {
+        let admin = current.borrow().clone();
+        async move {
+            let mut response = admin.answer(request, peer, scope).await;
+            if requests == Requests::One {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES);
+    http.keep_alive(requests == Requests::Many);
+    let connection = http.serve_connection(TokioIo::new(stream), service);
+    // A verification may take long; connections to a public listener may not.
+    let outcome = match scope {
+        Scope::Everything => connection.await,
+        Scope::Metrics => timeout(SCRAPE_TIMEOUT, connection).await.unwrap_or(Ok(())),
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "an admin connection failed");
     }
 }

@@ -48,6 +48,8 @@ pub enum AdminClientError {
         status: StatusCode,
         message: String,
     },
+    #[error("the configuration is not applied, and nothing has changed:\n{0}")]
+    Configuration(String),
     #[error("the response of the gateway is incomplete: {0}")]
     Incomplete(String),
     #[error("the server at admin.address is not this version of Roadstead: {0}")]
@@ -60,7 +62,7 @@ impl AdminClientError {
     /// `EX_CONFIG`, `EX_UNAVAILABLE` of sysexits.h, else 1.
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Off | Self::AnyPort => 78,
+            Self::Off | Self::AnyPort | Self::Configuration(_) => 78,
             Self::NotRunning { .. } => 69,
             Self::Refused { .. } | Self::Incomplete(_) | Self::Unreadable(_) | Self::System(_) => 1,
         }
@@ -235,6 +237,9 @@ impl AdminClient {
             Ok(ProblemBody { detail, .. }) => detail,
             Err(_) => String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned(),
         };
+        if status == StatusCode::UNPROCESSABLE_ENTITY {
+            return Err(AdminClientError::Configuration(message));
+        }
         Err(AdminClientError::Refused {
             address: self.address.clone(),
             status,

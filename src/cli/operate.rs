@@ -1,4 +1,4 @@
-//! `stats`, `purge`, `warm` and `verify`: requests to the running gateway, and their output.
+//! `stats`, `purge`, `warm`, `verify` and `reload`: requests to the running gateway, and their output.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -7,8 +7,8 @@ use super::admin_client::{AdminClient, AdminClientError};
 use super::progress::{self, ProgressDisplay};
 use super::show;
 use crate::admin::{
-    self, Overview, Page, PurgeReport, PurgeRequest, RegistryState, VerifyLine, WarmLine,
-    WarmRequest,
+    self, Configuration, Overview, Page, PurgeReport, PurgeRequest, RegistryState, VerifyLine,
+    WarmLine, WarmRequest,
 };
 use crate::config::Config;
 use oci::platform::{Platform, Platforms};
@@ -32,6 +32,16 @@ pub fn purge(config: &Config, request: &PurgeRequest) -> ExitCode {
     let report = AdminClient::of(config)
         .and_then(|client| client.post::<PurgeReport>("/api/v1/purge", request));
     print_result(report, |report| show::purge(&report))
+}
+
+/// Exits 78 if the configuration cannot be applied.
+pub fn reload(config: &Config) -> ExitCode {
+    let reloaded = AdminClient::of(config)
+        .and_then(|client| client.post::<Configuration>("/api/v1/reload", &serde_json::json!({})));
+    print_result(reloaded, |configuration| {
+        let path = configuration.path.as_deref();
+        format!("reloaded {}\n", path.unwrap_or("the built-in defaults"))
+    })
 }
 
 /// Exits 1 if a blob is damaged or cannot be read.

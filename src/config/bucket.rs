@@ -57,7 +57,7 @@ pub(super) const KEYS: &[Key] = &[
 ];
 
 /// An S3-compatible bucket.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bucket {
     /// The bucket's name.
     pub name: String,
@@ -76,7 +76,7 @@ pub struct Bucket {
 }
 
 /// The account that signs requests to a bucket.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BucketAccount {
     /// The name of the account.
     pub access_key: Secret,

@@ -1,14 +1,16 @@
 //! Cross-checks between keys. A fault has the position of the later key.
 
 mod access;
+mod change;
 mod files;
 mod rules;
 
+pub(super) use change::check as change;
 pub(super) use files::check as files;
 
 use std::collections::HashMap;
 
-use super::fault::{Report, either, nearest, shown};
+use super::fault::{Position, Report, either, nearest, shown};
 use super::host::{HUB, canonical, registry_name};
 use super::tree::Node;
 use super::{Config, ListenAddress, Origin, Registry, Visibility, admin};
@@ -36,8 +38,8 @@ pub(super) fn config(config: &Config, tree: &Node, report: &mut Report) {
     rules::check(config, tree.near("access").near("rules"), report);
 }
 
-/// Listeners on the same address.
-fn addresses(config: &Config, tree: &Node, report: &mut Report) {
+/// The addresses of all listeners, with their positions and keys, in the order of the file.
+fn places<'a>(config: &'a Config, tree: &Node) -> Vec<(Position, &'static str, &'a ListenAddress)> {
     let listeners = config.listen.iter().enumerate().map(|(index, listener)| {
         let node = tree.near("listen").item(index).near("address");
         (node.at, "listen", &listener.address)
@@ -51,6 +53,12 @@ fn addresses(config: &Config, tree: &Node, report: &mut Report) {
     });
     let mut places: Vec<_> = listeners.chain(admin).collect();
     places.sort_by_key(|(at, ..)| *at);
+    places
+}
+
+/// Listeners on the same address.
+fn addresses(config: &Config, tree: &Node, report: &mut Report) {
+    let places = places(config, tree);
     for (index, (at, _, address)) in places.iter().enumerate() {
         for (_, path, earlier) in &places[..index] {
             if address.collides(earlier) {

@@ -87,13 +87,30 @@ pub enum NamedFiles {
 /// All faults of the file. A file that cannot be read, is not UTF-8 or is larger than
 /// 1 MiB has a single fault.
 pub fn load(path: Option<&Path>, files: NamedFiles) -> Result<Config, Faults> {
+    read_file(path, files, None)
+}
+
+/// As [`load`], for a gateway that runs with `running`: what cannot change while it runs is a fault too.
+///
+/// # Errors
+///
+/// As for [`load`].
+pub fn load_change(path: Option<&Path>, running: &Config) -> Result<Config, Faults> {
+    read_file(path, NamedFiles::Checked, Some(running))
+}
+
+fn read_file(
+    path: Option<&Path>,
+    files: NamedFiles,
+    running: Option<&Config>,
+) -> Result<Config, Faults> {
     let env = |name: &str| std::env::var(name).ok();
     let accounts: Option<ReadAccounts<'_>> = match files {
         NamedFiles::Checked => Some(&::access::load),
         NamedFiles::Ignored => None,
     };
     let Some(path) = path else {
-        return examine("", "built-in defaults", &env, accounts);
+        return examine("", "built-in defaults", &env, accounts, running);
     };
     let name = path.display().to_string();
     let mut bytes = Vec::new();
@@ -115,7 +132,7 @@ pub fn load(path: Option<&Path>, files: NamedFiles) -> Result<Config, Faults> {
         };
         fault::sole(&name, at, "not UTF-8; save the file as UTF-8")
     })?;
-    let config = examine(text, &name, &env, accounts)?;
+    let config = examine(text, &name, &env, accounts, running)?;
     Ok(Config {
         file: Some(path.to_owned()),
         ..config
@@ -133,7 +150,7 @@ pub fn parse(
     file: &str,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Config, Faults> {
-    examine(text, file, env, None)
+    examine(text, file, env, None, None)
 }
 
 /// Reads the accounts that a configuration names.
@@ -144,12 +161,16 @@ fn examine(
     file: &str,
     env: &dyn Fn(&str) -> Option<String>,
     accounts: Option<ReadAccounts<'_>>,
+    running: Option<&Config>,
 ) -> Result<Config, Faults> {
     let mut report = Report::new(file);
     let tree = yaml::tree(text, env, &mut report);
     let mut config = read(&tree, &mut report);
     check::config(&config, &tree, &mut report);
     proxies::check(&config, &tree, env, &mut report);
+    if let Some(running) = running {
+        check::change(&config, running, &tree, &mut report);
+    }
     config.rendered = render::render(&tree, KEYS);
     if let Some(read) = accounts {
         accounts::check(&config, &tree, read, &mut report);
@@ -265,7 +286,7 @@ pub struct Config {
 }
 
 /// Text that no log, message or Debug output may contain.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {

@@ -52,8 +52,8 @@ impl Config {
         }
     }
 
-    /// Where events are recorded; `None`: nowhere.
-    pub fn events_settings(&self) -> Option<events::Settings> {
+    /// Where events are recorded.
+    pub fn events_settings(&self) -> events::Settings {
         let webhooks = self.events.iter().filter_map(|webhook| {
             let secret = webhook.secret.as_ref();
             Some(events::WebhookSettings {
@@ -65,12 +65,11 @@ impl Config {
                 },
             })
         });
-        let settings = events::Settings {
+        events::Settings {
             audit_log: self.audit.as_ref().map(|audit| audit.path.clone()),
             webhooks: webhooks.collect(),
             queues: self.store.path.join("events"),
-        };
-        (settings.audit_log.is_some() || !settings.webhooks.is_empty()).then_some(settings)
+        }
     }
 
     pub fn resolver(&self) -> gateway::Resolver {

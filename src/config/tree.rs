@@ -39,6 +39,12 @@ pub(super) struct Entry {
 }
 
 impl Node {
+    /// No value.
+    pub const ABSENT: Self = Self {
+        at: Position::START,
+        value: Value::Absent,
+    };
+
     /// The entry of a mapping, unless its value is absent.
     pub fn entry(&self, key: &str) -> Option<&Entry> {
         let Value::Mapping(entries) = &self.value else {

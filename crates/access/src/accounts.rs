@@ -155,18 +155,20 @@ impl Source {
             Err(error) => return loaded.log_once(&error),
         }
         match parse(&self.path, &changed) {
-            Ok(accounts) => {
-                let path = self.path.display();
-                tracing::info!(%path, accounts = accounts.len(), "reloaded the accounts");
-                let current = self.current.write();
-                *current.unwrap_or_else(PoisonError::into_inner) = Arc::new(accounts);
-                *loaded = LoadedFile {
-                    bytes: changed,
-                    logged_error: None,
-                };
-            }
+            Ok(accounts) => self.replace(&mut loaded, changed, accounts),
             Err(error) => loaded.log_once(&error),
         }
+    }
+
+    fn replace(&self, loaded: &mut LoadedFile, bytes: Vec<u8>, accounts: Htpasswd) {
+        let path = self.path.display();
+        tracing::info!(%path, accounts = accounts.len(), "reloaded the accounts");
+        let current = self.current.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = Arc::new(accounts);
+        *loaded = LoadedFile {
+            bytes,
+            logged_error: None,
+        };
     }
 }
 
@@ -220,6 +222,27 @@ impl Accounts {
             under_way: SingleFlight::default(),
             failures: Arc::default(),
         })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.source.path
+    }
+
+    /// Reads the file as it is now. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`AccountsError`] when it cannot be read or has an invalid line; the accounts stay as they were.
+    pub fn reload(&self) -> Result<(), AccountsError> {
+        let source = &self.source;
+        let loaded = source.loaded.lock();
+        let mut loaded = loaded.unwrap_or_else(PoisonError::into_inner);
+        let bytes = read(&source.path)?;
+        if bytes != loaded.bytes {
+            let accounts = parse(&source.path, &bytes)?;
+            source.replace(&mut loaded, bytes, accounts);
+        }
+        Ok(())
     }
 
     /// The accounts in the file, at most a second old.

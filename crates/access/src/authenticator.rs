@@ -95,7 +95,7 @@ pub enum ChallengeError {
 /// Verifies logins and issues tokens.
 #[derive(Debug)]
 pub struct Authenticator {
-    accounts: Option<Accounts>,
+    accounts: Option<Arc<Accounts>>,
     key: TokenKey,
     realm: String,
     scheme: Scheme,
@@ -108,6 +108,15 @@ impl Authenticator {
     /// # Errors
     /// [`OpenError::Accounts`] for an unusable htpasswd file, [`OpenError::Key`] for an unusable folder of keys.
     pub fn open(settings: &Settings) -> Result<Self, OpenError> {
+        Self::reopen(settings, None)
+    }
+
+    /// As [`Authenticator::open`], in place of another one: if the file of the accounts is the same, what was learnt of its
+    /// passwords and of failed logins remains. A changed file is read at once. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`Authenticator::open`].
+    pub fn reopen(settings: &Settings, before: Option<&Self>) -> Result<Self, OpenError> {
         let key_error = |source| OpenError::Key {
             folder: settings.keys.clone(),
             source,
@@ -117,7 +126,7 @@ impl Authenticator {
         let (accounts, key) = match &settings.htpasswd {
             None => (None, TokenKey::new(&random)),
             Some(path) => {
-                let accounts = Accounts::open(path, random)?;
+                let accounts = reopen_accounts(path, before, random)?;
                 let key = match &settings.token_key {
                     Some(key) => key.clone(),
                     None => TokenKey::new(&disk::token_key(&settings.keys).map_err(key_error)?),
@@ -133,11 +142,12 @@ impl Authenticator {
         })
     }
 
-    /// Reads the accounts of operators, who only log in by password: no token is issued or accepted.
+    /// Reads the accounts of operators, who only log in by password: no token is issued or accepted. `before` is as in
+    /// [`Authenticator::reopen`].
     ///
     /// # Errors
     /// [`OpenError::Accounts`] for an unusable htpasswd file.
-    pub fn of_operators(htpasswd: &Path) -> Result<Self, OpenError> {
+    pub fn of_operators(htpasswd: &Path, before: Option<&Self>) -> Result<Self, OpenError> {
         let random = || {
             let mut bytes = [0; 32];
             let filled = getrandom::fill(&mut bytes);
@@ -148,7 +158,7 @@ impl Authenticator {
             filled.map(|()| bytes).map_err(failed)
         };
         Ok(Self {
-            accounts: Some(Accounts::open(htpasswd, random()?)?),
+            accounts: Some(reopen_accounts(htpasswd, before, random()?)?),
             // It is never used, and nobody knows it.
             key: TokenKey::new(&random()?),
             realm: "Roadstead operators".to_owned(),
@@ -314,6 +324,19 @@ impl Authenticator {
     /// The Basic challenge: the `WWW-Authenticate` of a 401 outside of `/v2`.
     pub fn basic_challenge(&self) -> String {
         format!("Basic realm=\"{}\"", self.realm)
+    }
+}
+
+/// The accounts of a file: those of `before` if that is their file, as it is now.
+fn reopen_accounts(
+    path: &Path,
+    before: Option<&Authenticator>,
+    key: [u8; 32],
+) -> Result<Arc<Accounts>, AccountsError> {
+    let accounts = before.and_then(|before| before.accounts.as_ref());
+    match accounts.filter(|accounts| accounts.path() == path) {
+        Some(accounts) => accounts.reload().map(|()| accounts.clone()),
+        None => Ok(Arc::new(Accounts::open(path, key)?)),
     }
 }
 

@@ -8,6 +8,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{StatusCode, header};
 use reqwest::{Client, Url};
 use sha2::Sha256;
+use tokio::sync::watch;
 
 use super::queue::Queue;
 use telemetry::LogThrottle;
@@ -58,9 +59,20 @@ pub struct Endpoint {
     /// Its host, for logs: the rest of its URL may be a secret.
     pub name: String,
     pub url: Url,
-    pub key: Option<SigningKey>,
+    pub key: watch::Receiver<Option<SigningKey>>,
     pub queue: Arc<Queue>,
     pub client: Client,
+    /// Closed when the webhook is no longer configured.
+    pub stopped: watch::Receiver<()>,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Its URL may be a secret.
+        f.debug_struct("Endpoint")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How an attempt to send an event ended.
@@ -94,8 +106,17 @@ pub fn client() -> reqwest::Result<Client> {
 }
 
 impl Endpoint {
-    /// Delivers events until it is cancelled.
+    /// Delivers events until the webhook is no longer configured. An attempt in progress is cut off, and its event stays.
     pub async fn run(self) {
+        let mut stopped = self.stopped.clone();
+        tokio::select! {
+            // Nothing is ever sent.
+            _ = stopped.changed() => {}
+            () = self.deliver() => {}
+        }
+    }
+
+    async fn deliver(&self) {
         let counted = &self.queue.counted;
         let mut failures = 0;
         loop {
@@ -155,7 +176,7 @@ impl Endpoint {
     async fn attempt(&self, event: Vec<u8>) -> Attempt {
         let mut request = self.client.post(self.url.clone());
         request = request.header(header::CONTENT_TYPE, MEDIA_TYPE);
-        if let Some(key) = &self.key {
+        if let Some(key) = &*self.key.borrow() {
             request = request.header(SIGNATURE, key.sign(&event));
         }
         match request.body(event).send().await {

@@ -43,6 +43,8 @@ pub enum EventAction {
     Pin,
     /// An operator unpinned an image.
     Unpin,
+    /// An operator had the configuration reloaded.
+    Reload,
 }
 
 impl EventAction {
@@ -69,6 +71,7 @@ impl EventAction {
             Self::Purge => "purge",
             Self::Pin => "pin",
             Self::Unpin => "unpin",
+            Self::Reload => "reload",
         }
     }
 }

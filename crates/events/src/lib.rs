@@ -12,17 +12,18 @@ mod notification;
 mod queue;
 mod recorder;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use oci::digest::{Algorithm, Digest};
 use reqwest::{Client, Url};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, Sender};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub use endpoint::SigningKey;
 pub use event::{Event, EventAction, EventRequest, EventTarget, USER_AGENT};
@@ -31,9 +32,8 @@ pub use notification::{Filter, NotificationAction};
 use audit_log::AuditLog;
 use endpoint::Endpoint;
 use queue::Queue;
-use recorder::{Message, Recorder, Subscription};
+use recorder::{AuditLogChange, Destinations, Message, Recorder, Subscription};
 use telemetry::alerts::Alert;
-use telemetry::metrics::Webhook;
 use telemetry::{LogThrottle, metrics};
 
 /// How many events may wait to be recorded: a few megabytes.
@@ -52,6 +52,13 @@ pub struct Settings {
     pub webhooks: Vec<WebhookSettings>,
     /// The folder of their queues.
     pub queues: PathBuf,
+}
+
+impl Settings {
+    /// Whether no events are recorded.
+    pub fn is_empty(&self) -> bool {
+        self.audit_log.is_none() && self.webhooks.is_empty()
+    }
 }
 
 /// A webhook.
@@ -96,12 +103,41 @@ pub enum OpenError {
 #[derive(Clone, Debug)]
 pub struct Events {
     sender: Sender<Message>,
+    pulls: Arc<AtomicBool>,
+}
+
+/// The recording of events, whose destinations can change.
+#[derive(Debug)]
+pub struct Recording {
+    events: Events,
+    audit_log: Option<PathBuf>,
+    webhooks: BTreeMap<PathBuf, Webhook>,
+    client: Client,
+}
+
+/// Changed destinations, opened and not in use yet.
+#[derive(Debug)]
+pub struct Prepared {
+    audit_log: Option<PathBuf>,
+    destinations: Destinations,
+    webhooks: BTreeMap<PathBuf, Webhook>,
+    tasks: Vec<Endpoint>,
+    keys: Vec<(watch::Sender<Option<SigningKey>>, Option<SigningKey>)>,
     pulls: bool,
 }
 
-impl Events {
-    /// Opens the audit log and the queues, and starts the thread, which runs as long as a clone exists, and the tasks
-    /// of the webhooks.
+/// A webhook in use, or about to be.
+#[derive(Clone, Debug)]
+struct Webhook {
+    key: watch::Sender<Option<SigningKey>>,
+    queue: Arc<Queue>,
+    /// Its task ends with the last clone.
+    _stop: watch::Sender<()>,
+}
+
+impl Recording {
+    /// Opens the audit log and the queues, and starts the thread, which runs as long as events may come, and the tasks of the
+    /// webhooks.
     ///
     /// # Errors
     /// [`OpenError`], with the cause.
@@ -109,41 +145,131 @@ impl Events {
     /// # Panics
     /// Outside of a Tokio runtime.
     pub fn open(settings: Settings) -> Result<Self, OpenError> {
-        let audit_log = settings.audit_log.map(|path| {
-            let opened = AuditLog::open(&path);
-            opened.map_err(|source| OpenError::AuditLog { path, source })
-        });
-        let audit_log = audit_log.transpose()?;
         metrics::with_events();
-        let pulls = |webhook: &WebhookSettings| {
-            let actions = &webhook.filter.actions;
-            actions.contains(&NotificationAction::Pull)
-        };
-        let pulls = settings.webhooks.iter().any(pulls);
         let client = endpoint::client().map_err(OpenError::Tls)?;
-        let mut subscriptions = Vec::new();
-        let mut queues = BTreeSet::new();
+        let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
+        let mut recording = Self {
+            events: Events {
+                sender,
+                pulls: Arc::default(),
+            },
+            audit_log: None,
+            webhooks: BTreeMap::new(),
+            client,
+        };
+        let prepared = recording.prepare(settings)?;
+        let thread = std::thread::Builder::new().name("events".to_owned());
+        let started = thread.spawn(move || Recorder::new().run(receiver));
+        started.map_err(OpenError::Thread)?;
+        recording.apply(prepared);
+        Ok(recording)
+    }
+
+    /// Where events are emitted.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Opens what other settings need. An audit log and queues that are open already stay open. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`OpenError`], with the cause; nothing has changed then.
+    pub fn prepare(&self, settings: Settings) -> Result<Prepared, OpenError> {
+        let audit_log = match settings.audit_log.clone() {
+            path if path == self.audit_log => AuditLogChange::Unchanged,
+            None => AuditLogChange::Replaced(None),
+            Some(path) => {
+                let opened = AuditLog::open(&path);
+                let opened = opened.map_err(|source| OpenError::AuditLog { path, source })?;
+                AuditLogChange::Replaced(Some(opened))
+            }
+        };
+        let mut prepared = Prepared {
+            audit_log: settings.audit_log,
+            destinations: Destinations {
+                audit_log,
+                subscriptions: Vec::new(),
+            },
+            webhooks: BTreeMap::new(),
+            tasks: Vec::new(),
+            keys: Vec::new(),
+            pulls: false,
+        };
         for webhook in settings.webhooks {
             // Queues are named after their URLs, which may be secret.
             let digest = Digest::of(Algorithm::Sha256, webhook.url.as_str().as_bytes());
             let path = settings.queues.join(&digest.hex()[..16]);
-            let (endpoint, subscription) = open_webhook(webhook, client.clone(), &path)?;
-            tokio::spawn(endpoint.run());
-            subscriptions.push(subscription);
-            queues.insert(path);
+            self.prepare_webhook(webhook, path, &mut prepared)?;
         }
-        warn_of_others(&settings.queues, &queues);
-        let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
-        let recorder = Recorder::new(audit_log, subscriptions);
-        let thread = std::thread::Builder::new().name("events".to_owned());
-        let started = thread.spawn(move || recorder.run(receiver));
-        started.map_err(OpenError::Thread)?;
-        Ok(Self { sender, pulls })
+        warn_of_others(&settings.queues, &prepared.webhooks);
+        Ok(prepared)
     }
 
+    fn prepare_webhook(
+        &self,
+        webhook: WebhookSettings,
+        path: PathBuf,
+        prepared: &mut Prepared,
+    ) -> Result<(), OpenError> {
+        let WebhookSettings { url, key, filter } = webhook;
+        prepared.pulls |= filter.actions.contains(&NotificationAction::Pull);
+        let known = if let Some(known) = self.webhooks.get(&path) {
+            prepared.keys.push((known.key.clone(), key));
+            known.clone()
+        } else {
+            let (opened, endpoint) = open_webhook(url, key, self.client.clone(), &path)?;
+            prepared.tasks.push(endpoint);
+            opened
+        };
+        prepared.destinations.subscriptions.push(Subscription {
+            filter,
+            queue: known.queue.clone(),
+        });
+        prepared.webhooks.insert(path, known);
+        Ok(())
+    }
+
+    /// Records events there from now on. The events that wait for a webhook which is no longer configured stay on disk.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub fn apply(&mut self, prepared: Prepared) {
+        let Prepared {
+            audit_log,
+            destinations,
+            webhooks,
+            tasks,
+            keys,
+            pulls,
+        } = prepared;
+        self.audit_log = audit_log;
+        self.events.pulls.store(pulls, Ordering::Relaxed);
+        for (sender, key) in keys {
+            sender.send_replace(key);
+        }
+        // Dropping the last sender of a webhook ends its task.
+        self.webhooks = webhooks;
+        for endpoint in tasks {
+            tokio::spawn(endpoint.run());
+        }
+        let sender = self.events.sender.clone();
+        let message = Message::Reconfigure(Box::new(destinations));
+        match sender.try_send(message) {
+            // It waits for its turn behind the events that wait for the disk.
+            Err(TrySendError::Full(message)) => {
+                tokio::spawn(async move {
+                    let _ = sender.send(message).await;
+                });
+            }
+            Ok(()) | Err(TrySendError::Closed(_)) => {}
+        }
+    }
+}
+
+impl Events {
     /// Whether any webhook wants pulls, which are too many to be emitted for none.
     pub fn wants_pulls(&self) -> bool {
-        self.pulls
+        self.pulls.load(Ordering::Relaxed)
     }
 
     /// Records an event, later.
@@ -203,35 +329,39 @@ impl Events {
 
 /// Opens the queue of a webhook.
 fn open_webhook(
-    webhook: WebhookSettings,
+    url: Url,
+    key: Option<SigningKey>,
     client: Client,
-    path: &std::path::Path,
-) -> Result<(Endpoint, Subscription), OpenError> {
-    let WebhookSettings { url, key, filter } = webhook;
+    path: &Path,
+) -> Result<(Webhook, Endpoint), OpenError> {
     let name = url.host_str().unwrap_or_default().to_owned();
-    let queue = Queue::open(path, Webhook::of(&name)).map_err(|source| OpenError::Queue {
+    let queue = Queue::open(path, metrics::Webhook::of(&name));
+    let queue = Arc::new(queue.map_err(|source| OpenError::Queue {
         path: path.to_owned(),
         source,
-    })?;
-    let queue = Arc::new(queue);
-    let subscription = Subscription {
-        filter,
-        queue: queue.clone(),
-    };
+    })?);
+    let (key, current_key) = watch::channel(key);
+    let (stop, stopped) = watch::channel(());
     let endpoint = Endpoint {
         name,
         url,
+        key: current_key,
+        queue: queue.clone(),
+        client,
+        stopped,
+    };
+    let webhook = Webhook {
         key,
         queue,
-        client,
+        _stop: stop,
     };
-    Ok((endpoint, subscription))
+    Ok((webhook, endpoint))
 }
 
 /// Logs that events wait for a webhook that is no longer configured. They stay, in case it returns.
-fn warn_of_others(folder: &std::path::Path, queues: &BTreeSet<PathBuf>) {
+fn warn_of_others(folder: &Path, queues: &BTreeMap<PathBuf, Webhook>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if !queues.contains(&entry.path()) {
+        if !queues.contains_key(&entry.path()) {
             let path = entry.path();
             let path = path.display();
             tracing::warn!(%path, "events of a webhook that is not configured any more; delete them if they are not needed");
@@ -249,7 +379,7 @@ mod tests {
         let (sender, mut receiver) = mpsc::channel(CHANNEL_CAPACITY);
         let events = Events {
             sender,
-            pulls: true,
+            pulls: Arc::default(),
         };
         let emit = |action| {
             events.emit(Event {

@@ -48,7 +48,8 @@ impl NotificationAction {
             | EventAction::Denied
             | EventAction::Purge
             | EventAction::Pin
-            | EventAction::Unpin => None,
+            | EventAction::Unpin
+            | EventAction::Reload => None,
         }
     }
 

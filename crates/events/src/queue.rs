@@ -157,6 +157,12 @@ impl Queue {
     }
 }
 
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.counted.closed(self.len());
+    }
+}
+
 /// The number of an event's file; `None` for other files.
 fn number_of(path: &Path) -> Option<u64> {
     let is_event = path.extension().is_some_and(|is| is == EXTENSION);

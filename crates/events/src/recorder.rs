@@ -20,6 +20,8 @@ pub enum Message {
     Event(Box<Event>),
     Alert(Box<Alert>),
     ReopenAuditLog,
+    /// Where events are recorded from here on.
+    Reconfigure(Box<Destinations>),
     /// All earlier messages are done.
     Flush(oneshot::Sender<()>),
 }
@@ -31,6 +33,22 @@ pub struct Subscription {
     pub queue: Arc<Queue>,
 }
 
+/// Where events are recorded.
+#[derive(Debug)]
+pub struct Destinations {
+    pub audit_log: AuditLogChange,
+    pub subscriptions: Vec<Subscription>,
+}
+
+/// What becomes of the audit log.
+#[derive(Debug)]
+pub enum AuditLogChange {
+    /// The file stays open.
+    Unchanged,
+    /// This one takes its place; `None`: there is none any more.
+    Replaced(Option<AuditLog>),
+}
+
 /// Records messages.
 #[derive(Debug)]
 pub struct Recorder {
@@ -40,10 +58,11 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    pub fn new(audit_log: Option<AuditLog>, subscriptions: Vec<Subscription>) -> Self {
+    /// It records nothing until it is told where.
+    pub fn new() -> Self {
         Self {
-            audit_log,
-            subscriptions,
+            audit_log: None,
+            subscriptions: Vec::new(),
             source: Source {
                 host: telemetry::host_name(),
                 instance: fastrand::u128(..),
@@ -65,6 +84,12 @@ impl Recorder {
                     });
                 }
                 Message::ReopenAuditLog => self.reopen_audit_log(),
+                Message::Reconfigure(destinations) => {
+                    if let AuditLogChange::Replaced(audit_log) = destinations.audit_log {
+                        self.audit_log = audit_log;
+                    }
+                    self.subscriptions = destinations.subscriptions;
+                }
                 // The caller may have given up.
                 Message::Flush(done) => drop(done.send(())),
             }

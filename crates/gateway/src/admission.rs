@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error_response::ErrorResponse;
 use oci::error::ErrorCode;
 use runtime::rate::{Rate, Rates};
 use runtime::share::{Kind, Share, Shares};
+use runtime::slots::{Slot, Slots};
 use telemetry::LogThrottle;
 
 /// The limit of concurrent streams on one HTTP/2 connection.
@@ -25,15 +25,15 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Admission {
     shares: Arc<Shares>,
-    rates: Rates,
-    all: Arc<Semaphore>,
+    rates: Arc<Rates>,
+    all: Arc<Slots>,
 }
 
 /// The slot of one request in flight, released when dropped.
 #[derive(Debug)]
 pub(super) struct RequestSlot {
     _share: Share,
-    _permit: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 impl Admission {
@@ -42,9 +42,29 @@ impl Admission {
     pub fn new(shares: Arc<Shares>, rate: Option<Rate>, connections: usize) -> Self {
         Self {
             shares,
-            rates: Rates::new(rate),
-            all: Arc::new(Semaphore::new(connections.max(MAX_STREAMS))),
+            rates: Arc::new(Rates::new(rate)),
+            all: Slots::new(most(connections)),
         }
+    }
+
+    /// The same with another rate of each client, who begin anew if it differs.
+    #[must_use]
+    pub fn with_rate(&self, rate: Option<Rate>) -> Self {
+        let rates = if self.rates.limit() == rate {
+            self.rates.clone()
+        } else {
+            Arc::new(Rates::new(rate))
+        };
+        Self {
+            shares: self.shares.clone(),
+            rates,
+            all: self.all.clone(),
+        }
+    }
+
+    /// Applies another `limits.connections`.
+    pub fn set_connections(&self, connections: usize) {
+        self.all.set_limit(most(connections));
     }
 
     /// The requests that a client has in flight, and the most that it may; `None` for one that is not limited.
@@ -81,7 +101,7 @@ impl Admission {
                 "too many requests in flight from your address",
             ));
         };
-        let Ok(permit) = self.all.clone().try_acquire_owned() else {
+        let Some(slot) = self.all.take() else {
             if FULL.now() {
                 tracing::warn!(
                     "refused a request: as many are in flight as limits.connections allows; \
@@ -96,7 +116,7 @@ impl Admission {
         };
         Ok(RequestSlot {
             _share: share,
-            _permit: permit,
+            _slot: slot,
         })
     }
 }
@@ -116,6 +136,11 @@ fn too_fast(client: Option<IpAddr>, wait: Duration) -> ErrorResponse {
     // Rounded up: a client that retries too early would be refused again.
     let seconds = Duration::from_secs(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
     ErrorResponse::too_many_requests(message, seconds)
+}
+
+/// The most requests in flight.
+fn most(connections: usize) -> usize {
+    connections.max(MAX_STREAMS)
 }
 
 fn full(status: StatusCode, code: ErrorCode, message: &'static str) -> ErrorResponse {

@@ -17,7 +17,6 @@ use h2::{Reason, RecvStream};
 use http::Request;
 use tokio::time::Instant;
 
-use super::Gateway;
 use super::client_stream::ClientStream;
 use super::head::{Ended, IdleEnd};
 use super::http2_session::{self, Http2Session};
@@ -71,26 +70,23 @@ impl Http2Connection {
         })
     }
 
-    /// Serves requests until the client, the idle timeout or the shutdown ends the connection.
-    pub async fn serve(mut self, gateway: &Gateway) {
+    /// Serves requests by `answer` until the client, the idle timeout or the shutdown ends the connection.
+    pub async fn serve<F: Future>(mut self, mut answer: impl FnMut(Session) -> F) {
         let mut requests = FuturesUnordered::new();
         self.idle_end
             .set_deadline(Instant::now() + self.idle_timeout);
-        let answer = |session| async {
-            gateway.serve(session).await;
-        };
-        poll_fn(|cx| self.poll(cx, &mut requests, &answer)).await;
+        poll_fn(|cx| self.poll(cx, &mut requests, &mut answer)).await;
         // Requests in flight find out that their client is gone, and are counted and logged.
         drop(self);
         while requests.next().await.is_some() {}
     }
 
     /// Ready when the connection has ended.
-    fn poll<F: Future<Output = ()>>(
+    fn poll<F: Future>(
         &mut self,
         cx: &mut Context<'_>,
         requests: &mut FuturesUnordered<F>,
-        answer: &impl Fn(Session) -> F,
+        answer: &mut impl FnMut(Session) -> F,
     ) -> Poll<()> {
         loop {
             while let Poll::Ready(accepted) = self.connection.poll_accept(cx) {
@@ -102,7 +98,7 @@ impl Http2Connection {
                 }
             }
             let mut answered = false;
-            while let Poll::Ready(Some(())) = Pin::new(&mut *requests).poll_next(cx) {
+            while let Poll::Ready(Some(_)) = Pin::new(&mut *requests).poll_next(cx) {
                 answered = true;
             }
             if !answered {

@@ -77,7 +77,7 @@ pub use failure::status_of;
 pub use history::{AccessHistory, FailureKind, FailureRecord};
 pub use old_clients::OldClients;
 pub use resolver::{ChosenBy, NameContext, RegistryEntry, ResolveError, Resolver};
-pub use server::{Server, ServerSettings};
+pub use server::{Server, ServerSettings, Service};
 pub use table::{Listener, RoutingTable};
 pub use tls::{
     Authority, AutoTls, CertificateFiles, ListenerTls, TlsError, TlsSettings, with_files,
@@ -110,7 +110,7 @@ pub struct AppState {
     /// Where events are recorded; `None`: nowhere.
     pub events: Option<Events>,
     /// Limits the requests in flight.
-    pub admission: Admission,
+    pub admission: Arc<Admission>,
     /// The time limit for the form of a `POST /token`.
     pub form_timeout: Duration,
     /// How long a transfer may make no progress.
@@ -157,5 +157,10 @@ impl Gateway {
     /// Serves the listener's clients from the shared state.
     pub fn new(state: Arc<AppState>, listener: Listener) -> Self {
         Self { state, listener }
+    }
+
+    /// The same listener, served from another state.
+    fn with_state(&self, state: Arc<AppState>) -> Self {
+        Self::new(state, self.listener.clone())
     }
 }

@@ -10,10 +10,9 @@ use std::time::Duration;
 
 use h2::server::Builder;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Gateway;
 use super::admission::MAX_STREAMS;
 use super::client_stream::ClientStream;
 use super::direct_request::DirectRequest;
@@ -23,9 +22,11 @@ use super::http2::Http2Connection;
 use super::session::Session;
 use super::socket::ClientSocket;
 use super::tls::ListenerTls;
+use super::{AppState, Gateway};
 use oci::proxy_protocol::Versions;
 use runtime::listen::{Bound, Detached};
 use runtime::share::{Kind, Share, Shares};
+use runtime::slots::{Slot, Slots};
 use runtime::workers::Workers;
 use telemetry::LogThrottle;
 
@@ -60,61 +61,101 @@ pub struct ServerSettings {
 /// The connections of all listeners.
 #[derive(Clone, Debug)]
 pub struct Server {
-    settings: ServerSettings,
-    connections: Arc<Semaphore>,
+    connections: Arc<Slots>,
     shares: Arc<Shares>,
     workers: Workers,
     wide: Arc<Semaphore>,
-    shutdown: watch::Receiver<bool>,
+}
+
+/// What the configuration says of a listener, all of it replaced at once.
+#[derive(Debug)]
+pub struct Service {
+    /// Answers the requests.
+    pub gateway: Gateway,
+    /// `None`: plain HTTP. Changes apply to new connections.
+    pub tls: Option<ListenerTls>,
+    /// The limits of its connections.
+    pub settings: ServerSettings,
+    /// As clients reach it, for the log.
+    pub url: String,
+}
+
+impl Service {
+    /// The same with another state.
+    #[must_use]
+    pub fn with_state(&self, state: Arc<AppState>) -> Self {
+        Self {
+            gateway: self.gateway.with_state(state),
+            tls: self.tls.clone(),
+            settings: self.settings,
+            url: self.url.clone(),
+        }
+    }
+}
+
+/// The service of a listener as one connection last saw it.
+struct ConnectionService {
+    current: watch::Receiver<Arc<Service>>,
+    seen: Arc<Service>,
 }
 
 /// One listener's connections.
 struct ListenerContext {
     server: Server,
-    gateway: Gateway,
-    /// The listener's, for the log.
-    url: String,
-    /// HTTP/2 with wide windows.
-    wide: Builder,
-    /// HTTP/2 with narrow windows.
-    narrow: Builder,
-    tls: Option<ListenerTls>,
+    service: watch::Receiver<Arc<Service>>,
+    shutdown: watch::Receiver<bool>,
 }
 
 /// The place of a connection within the limits, released when it ends.
-struct Slot {
-    _connection: OwnedSemaphorePermit,
+struct ConnectionPlace {
+    _slot: Slot,
     share: Share,
 }
 
+impl ConnectionService {
+    fn new(mut current: watch::Receiver<Arc<Service>>) -> Self {
+        let seen = current.borrow_and_update().clone();
+        Self { current, seen }
+    }
+
+    /// Looks which service is in force: one load. True if it was replaced.
+    fn refresh(&mut self) -> bool {
+        let is_changed = self.current.has_changed().unwrap_or(false);
+        if is_changed {
+            self.seen = self.current.borrow_and_update().clone();
+        }
+        is_changed
+    }
+}
+
 impl Server {
-    /// Connections are served by `workers`. `shutdown` turns true when no more connections are accepted.
-    pub fn new(
-        settings: ServerSettings,
-        shares: Arc<Shares>,
-        workers: Workers,
-        shutdown: watch::Receiver<bool>,
-    ) -> Self {
+    /// Connections are served by `workers`, as many at once as `connections` on all listeners.
+    pub fn new(connections: usize, shares: Arc<Shares>, workers: Workers) -> Self {
         Self {
-            settings,
-            connections: Arc::new(Semaphore::new(settings.connections)),
+            connections: Slots::new(connections),
             shares,
             workers,
             wide: Arc::new(Semaphore::new(WIDE)),
-            shutdown,
         }
     }
 
-    /// Accepts connections until the shutdown. `tls` is read for each connection, so that it can change.
-    pub async fn listen(self, bound: Bound, gateway: Gateway, tls: Option<ListenerTls>) {
-        let mut shutdown = self.shutdown.clone();
+    /// Applies another `limits.connections`. No open connection is closed.
+    pub fn set_connections(&self, connections: usize) {
+        self.connections.set_limit(connections);
+    }
+
+    /// Accepts connections until `shutdown` turns true, which also ends those that are idle. Each request is answered by
+    /// the service that is current when it begins.
+    pub async fn listen(
+        self,
+        bound: Bound,
+        service: watch::Receiver<Arc<Service>>,
+        mut shutdown: watch::Receiver<bool>,
+    ) {
         let context = Arc::new(ListenerContext {
-            gateway,
-            wide: self.http2(WIDE_CONNECTION, WIDE_STREAM),
-            narrow: self.http2(NARROW_CONNECTION, NARROW_STREAM),
-            url: bound.url.clone(),
             server: self,
-            tls,
+            service,
+            shutdown: shutdown.clone(),
         });
         loop {
             let accepted = tokio::select! {
@@ -125,7 +166,7 @@ impl Server {
                 // A connection over the limit is closed at once: a client that waits for a response would not
                 // try another server.
                 Ok(accepted) => {
-                    let Some(slot) = context.admit(accepted.peer()) else {
+                    let Some(place) = context.admit(accepted.peer()) else {
                         continue;
                     };
                     let Ok(accepted) = accepted.detach() else {
@@ -133,20 +174,28 @@ impl Server {
                     };
                     let serving = context.clone();
                     let workers = &context.server.workers;
-                    workers.spawn(move || serving.connection(accepted, slot));
+                    workers.spawn(move || serving.connection(accepted, place));
                 }
                 Err(error) => {
                     // Usually out of file descriptors: other connections must end first.
-                    tracing::warn!(url = %bound.url, %error, "cannot accept a connection");
+                    let url = &context.service.borrow().url.clone();
+                    tracing::warn!(url, %error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }
     }
 
+    /// Waits for all connections to end, at most for `grace`. True if all have ended.
+    pub async fn drained(&self, grace: Duration) -> bool {
+        timeout(grace, self.connections.emptied()).await.is_ok()
+    }
+}
+
+impl ServerSettings {
     /// HTTP/2 with these windows of a connection and of a stream.
     fn http2(&self, connection: u32, stream: u32) -> Builder {
-        let header_bytes = u32::try_from(self.settings.header_bytes);
+        let header_bytes = u32::try_from(self.header_bytes);
         let mut builder = Builder::new();
         builder
             .initial_connection_window_size(connection)
@@ -156,38 +205,31 @@ impl Server {
             .max_header_list_size(header_bytes.unwrap_or(u32::MAX));
         builder
     }
-
-    /// Waits for all connections to end, at most the grace period. True if all have ended.
-    pub async fn drained(&self) -> bool {
-        let all = u32::try_from(self.settings.connections).unwrap_or(u32::MAX);
-        timeout(self.settings.drain, self.connections.acquire_many(all))
-            .await
-            .is_ok()
-    }
 }
 
 impl ListenerContext {
     /// Admits a connection within the limits of its client and of all. A trusted proxy has only the latter: it speaks for many
     /// clients.
-    fn admit(&self, peer: Option<IpAddr>) -> Option<Slot> {
+    fn admit(&self, peer: Option<IpAddr>) -> Option<ConnectionPlace> {
         static FULL: LogThrottle = LogThrottle::new();
 
-        let is_proxy = self.gateway.listener.trusts(peer);
+        let is_proxy = self.service.borrow().gateway.listener.trusts(peer);
         let share = self.share(peer.filter(|_| !is_proxy))?;
-        let connections = self.server.connections.clone();
-        let Ok(connection) = connections.try_acquire_owned() else {
+        let Some(slot) = self.server.connections.take() else {
             if FULL.now() {
                 tracing::warn!(
-                    url = self.url,
+                    url = self.url(),
                     "closed a connection: limits.connections is reached; logged at most once a minute"
                 );
             }
             return None;
         };
-        Some(Slot {
-            _connection: connection,
-            share,
-        })
+        Some(ConnectionPlace { _slot: slot, share })
+    }
+
+    /// Its URL, for the log.
+    fn url(&self) -> String {
+        self.service.borrow().url.clone()
     }
 
     /// Takes one of the connections of a client.
@@ -199,7 +241,7 @@ impl ListenerContext {
             && CLIENT_FULL.now()
         {
             tracing::warn!(
-                url = self.url,
+                url = self.url(),
                 %client,
                 "closed a connection: this client has limits.per_client.connections open; \
                  logged at most once a minute"
@@ -226,7 +268,7 @@ impl ListenerContext {
         let is_invalid = matches!(&read, Ok(Err(error)) if error.kind() == ErrorKind::InvalidData);
         if is_invalid && INVALID.now() {
             tracing::warn!(
-                url = self.url,
+                url = self.url(),
                 client = proxy.map(|proxy| proxy.to_string()),
                 "closed a connection of a trusted proxy: it does not begin with a header of proxy_protocol; \
                  logged at most once a minute"
@@ -235,87 +277,83 @@ impl ListenerContext {
         None
     }
 
-    async fn connection(self: Arc<Self>, accepted: Detached, mut slot: Slot) {
+    async fn connection(self: Arc<Self>, accepted: Detached, mut place: ConnectionPlace) {
         let Ok(accepted) = accepted.attach() else {
             return;
         };
-        let mut socket = ClientSocket::new(accepted, self.server.settings.idle_timeout);
-        let deadline = Instant::now() + self.server.settings.header_timeout;
-        let listener = &self.gateway.listener;
+        let service = ConnectionService::new(self.service.clone());
+        let settings = service.seen.settings;
+        let mut socket = ClientSocket::new(accepted, settings.idle_timeout);
+        let deadline = Instant::now() + settings.header_timeout;
+        let listener = &service.seen.gateway.listener;
         if let Some(versions) = listener.proxy_protocol
             && listener.trusts(socket.client())
         {
             let read = Box::pin(self.read_proxy_header(&mut socket, versions, deadline));
             match read.await {
-                Some(share) => slot.share = share,
+                Some(share) => place.share = share,
                 None => return,
             }
         }
-        let Some(stream) = self.secure(socket, deadline).await else {
+        let Some(stream) = secure(service.seen.tls.as_ref(), socket, deadline).await else {
             return;
         };
         if stream.is_http2() {
-            self.http2(stream, deadline, &slot).await;
+            self.http2(stream, service, deadline, &place).await;
         } else {
-            self.http1(stream, deadline).await;
-        }
-    }
-
-    /// Accepts TLS, if the listener has it.
-    async fn secure(&self, mut socket: ClientSocket, deadline: Instant) -> Option<ClientStream> {
-        const HANDSHAKE: u8 = 22;
-
-        let Some(tls) = &self.tls else {
-            return Some(ClientStream::Plain(socket));
-        };
-        match timeout_at(deadline, socket.first_byte()).await {
-            Ok(Ok(Some(HANDSHAKE))) => {}
-            Ok(Ok(Some(_))) => {
-                let message = "this port speaks HTTPS: write https:// in the URL";
-                refuse(&mut socket, "400 Bad Request", message).await;
-                return None;
-            }
-            _ => return None,
-        }
-        let config = tls.config(socket.local(), socket.client());
-        let config = timeout_at(deadline, config).await.ok()?;
-        match timeout_at(deadline, ClientStream::secure(socket, config)).await {
-            Ok(Ok(stream)) => Some(stream),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a TLS handshake failed");
-                None
-            }
-            Err(_) => None,
+            self.http1(stream, service, deadline).await;
         }
     }
 
     /// HTTP/2: requests side by side. The preface has the same deadline as the TLS handshake.
-    async fn http2(&self, stream: ClientStream, deadline: Instant, slot: &Slot) {
-        let few = slot.share.number() <= WIDE_PER_CLIENT;
+    async fn http2(
+        &self,
+        stream: ClientStream,
+        mut service: ConnectionService,
+        deadline: Instant,
+        place: &ConnectionPlace,
+    ) {
+        let few = place.share.number() <= WIDE_PER_CLIENT;
         let wide = self.server.wide.clone().try_acquire_owned();
         let wide = wide.ok().filter(|_| few);
+        let settings = service.seen.settings;
         let builder = if wide.is_some() {
-            &self.wide
+            settings.http2(WIDE_CONNECTION, WIDE_STREAM)
         } else {
-            &self.narrow
+            settings.http2(NARROW_CONNECTION, NARROW_STREAM)
         };
-        let idle_timeout = self.server.settings.idle_timeout;
-        let idle_end = head::IdleEnd::new(deadline, self.server.shutdown.clone());
-        let accepted = Http2Connection::accept(stream, builder, idle_timeout, idle_end);
+        let idle_end = head::IdleEnd::new(deadline, self.shutdown.clone());
+        let accepted = Http2Connection::accept(stream, &builder, settings.idle_timeout, idle_end);
         if let Ok(Ok(connection)) = timeout_at(deadline, accepted).await {
-            connection.serve(&self.gateway).await;
+            // Requests share a counter of this connection's own, which no other thread touches.
+            let mut own = Arc::new(service.seen.clone());
+            let serve = |session| {
+                if service.refresh() {
+                    own = Arc::new(service.seen.clone());
+                }
+                let service = own.clone();
+                async move {
+                    service.gateway.serve(session).await;
+                }
+            };
+            connection.serve(serve).await;
         }
     }
 
     /// HTTP/1: one request after the other.
-    async fn http1(&self, mut stream: ClientStream, deadline: Instant) {
+    async fn http1(
+        &self,
+        mut stream: ClientStream,
+        mut service: ConnectionService,
+        deadline: Instant,
+    ) {
         let ServerSettings {
             header_bytes,
             header_timeout,
             idle_timeout,
             ..
-        } = self.server.settings;
-        let mut idle_end = head::IdleEnd::new(deadline, self.server.shutdown.clone());
+        } = service.seen.settings;
+        let mut idle_end = head::IdleEnd::new(deadline, self.shutdown.clone());
         let limits = head::HeadLimits {
             within: header_timeout,
             bytes: header_bytes,
@@ -347,15 +385,49 @@ impl ListenerContext {
                     None => return,
                 },
             };
-            if *self.server.shutdown.borrow() {
+            if *self.shutdown.borrow() {
                 session.close_afterwards();
             }
-            session.verified_login = verified_login;
-            let Some(idle) = self.gateway.serve(session).await else {
+            // What was verified before a change may be refused now.
+            let is_replaced = service.refresh();
+            session.verified_login = verified_login.filter(|_| !is_replaced);
+            let Some(idle) = service.seen.gateway.serve(session).await else {
                 return;
             };
             (stream, verified_login) = (idle.stream, idle.verified_login);
             idle_end.set_deadline(Instant::now() + idle_timeout);
         }
+    }
+}
+
+/// Accepts TLS, if the listener has it.
+async fn secure(
+    tls: Option<&ListenerTls>,
+    mut socket: ClientSocket,
+    deadline: Instant,
+) -> Option<ClientStream> {
+    const HANDSHAKE: u8 = 22;
+
+    let Some(tls) = tls else {
+        return Some(ClientStream::Plain(socket));
+    };
+    match timeout_at(deadline, socket.first_byte()).await {
+        Ok(Ok(Some(HANDSHAKE))) => {}
+        Ok(Ok(Some(_))) => {
+            let message = "this port speaks HTTPS: write https:// in the URL";
+            refuse(&mut socket, "400 Bad Request", message).await;
+            return None;
+        }
+        _ => return None,
+    }
+    let config = tls.config(socket.local(), socket.client());
+    let config = timeout_at(deadline, config).await.ok()?;
+    match timeout_at(deadline, ClientStream::secure(socket, config)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a TLS handshake failed");
+            None
+        }
+        Err(_) => None,
     }
 }

@@ -45,7 +45,8 @@ impl fmt::Debug for CallerKey {
     }
 }
 
-/// The repositories that callers were admitted to.
+/// The repositories that callers were admitted to. Clones share them.
+#[derive(Clone)]
 pub(super) struct AdmittedCallers {
     key: Hmac<Sha256>,
     admitted: moka::sync::Cache<(CallerKey, RepositoryName), ()>,

@@ -15,8 +15,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// A tag, and the digest that is served meanwhile.
 type MovedTag = (TagKey, Digest);
 
-/// The moves that wait.
-#[derive(Debug)]
+/// The moves that wait. Clones share them.
+#[derive(Clone, Debug)]
 pub struct DeferredMoves {
     entries: moka::sync::Cache<MovedTag, (Instant, StaleReason)>,
 }

@@ -50,6 +50,7 @@ mod public;
 mod publish;
 mod purge;
 mod reader;
+mod reconfigure;
 mod registry_status;
 mod segments;
 mod sent_ahead;
@@ -159,7 +160,7 @@ impl Mirror {
     ) -> Result<Self, SetUpError> {
         let mut origins = BTreeMap::new();
         for settings in settings.origins {
-            let origin = OriginState::new(settings)?;
+            let origin = OriginState::new(settings, None)?;
             origins.insert(origin.registry().clone(), Arc::new(origin));
         }
         let mirror = MirrorState {

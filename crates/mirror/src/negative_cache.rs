@@ -14,8 +14,8 @@ const ENTRIES: u64 = 65_536;
 /// The content that was asked for. Only manifests differ by class; the rest is asked as [`AcceptClass::Full`].
 pub type NegativeKey = (RepositoryName, Resource, AcceptClass);
 
-/// The remembered 404s.
-#[derive(Debug)]
+/// The remembered 404s. Clones share them.
+#[derive(Clone, Debug)]
 pub struct NegativeCache {
     entries: moka::sync::Cache<NegativeKey, NegativeEntry>,
     generations: Generations<NegativeKey>,

@@ -63,6 +63,8 @@ pub enum HeadPolicy {
 pub(super) struct OriginState {
     registry: Registry,
     upstream: Option<Upstream>,
+    /// What `upstream` was made with.
+    upstream_settings: Option<upstream::Settings>,
     tag_ttl: Duration,
     missing_ttl: Duration,
     link_ttl: Duration,
@@ -72,16 +74,25 @@ pub(super) struct OriginState {
     heads: HeadPolicy,
     connections_per_fill: u32,
     /// When something was last written through this node, in seconds since 1970: peers' older records may be outdated.
-    written_at: AtomicU64,
+    written_at: Arc<AtomicU64>,
 }
 
 impl OriginState {
+    /// `before` is the registry before a change of the configuration: if its upstream is the same, its connections, logins,
+    /// limits and health remain.
+    ///
     /// # Errors
     /// When the upstream's client cannot be set up.
-    pub fn new(settings: OriginSettings) -> Result<Self, SetUpError> {
+    pub fn new(settings: OriginSettings, before: Option<&Self>) -> Result<Self, SetUpError> {
+        let same = before.filter(|before| before.upstream_settings == settings.upstream);
+        let upstream = match same {
+            Some(same) => same.upstream.clone(),
+            None => settings.upstream.clone().map(Upstream::new).transpose()?,
+        };
         Ok(Self {
             registry: settings.registry,
-            upstream: settings.upstream.map(Upstream::new).transpose()?,
+            upstream,
+            upstream_settings: settings.upstream,
             tag_ttl: settings.tag_ttl,
             missing_ttl: settings.missing_ttl,
             link_ttl: settings.link_ttl,
@@ -90,8 +101,14 @@ impl OriginState {
             content_scope: settings.content_scope,
             heads: settings.heads,
             connections_per_fill: settings.connections_per_fill,
-            written_at: AtomicU64::new(0),
+            written_at: before.map_or_else(Arc::default, |before| before.written_at.clone()),
         })
+    }
+
+    /// Whether answers of the other one, of the same name, hold for this one too.
+    pub fn shares_answers(&self, other: &Self) -> bool {
+        self.upstream_settings == other.upstream_settings
+            && self.content_scope == other.content_scope
     }
 
     pub fn registry(&self) -> &Registry {

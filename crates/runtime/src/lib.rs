@@ -11,6 +11,7 @@ pub mod reload;
 pub mod replace;
 pub mod share;
 pub mod single_flight;
+pub mod slots;
 mod socket_file;
 pub mod workers;
 

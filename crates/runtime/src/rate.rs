@@ -77,6 +77,11 @@ impl Rates {
         }
     }
 
+    /// The rate of each client; `None` is no limit.
+    pub fn limit(&self) -> Option<Rate> {
+        self.limit
+    }
+
     /// Counts a request. `client` is its address; `None`, on a Unix socket, and this machine itself have no limit.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,11 +40,11 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Calls `look` every two seconds until the runtime ends, on a thread that may block on a disk.
+/// Calls `look` every two seconds until it breaks or the runtime ends, on a thread that may block on a disk.
 ///
 /// # Panics
 /// Outside of a Tokio runtime.
-pub fn keep_looking(mut look: impl FnMut() + Send + 'static) {
+pub fn keep_looking(mut look: impl FnMut() -> ControlFlow<()> + Send + 'static) {
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -52,11 +53,12 @@ pub fn keep_looking(mut look: impl FnMut() + Send + 'static) {
         loop {
             ticks.tick().await;
             let looked = tokio::task::spawn_blocking(move || {
-                look();
-                look
+                let next = look();
+                (look, next)
             });
             match looked.await {
-                Ok(again) => look = again,
+                Ok((_, ControlFlow::Break(()))) => return,
+                Ok((again, ControlFlow::Continue(()))) => look = again,
                 Err(error) => {
                     return tracing::error!(%error, "file watching stopped");
                 }

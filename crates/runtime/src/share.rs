@@ -64,9 +64,12 @@ impl Counts {
 /// The open connections or requests of each client. A client without any has no entry, so there are never more entries than
 /// connections and requests.
 #[derive(Debug)]
-pub struct Shares {
+pub struct Shares(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
     limits: PerClient,
-    clients: Mutex<HashMap<IpAddr, Counts>>,
+    clients: HashMap<IpAddr, Counts>,
 }
 
 /// One slot of a client's share, released when dropped.
@@ -87,10 +90,15 @@ struct Place {
 impl Shares {
     /// No client has a connection or a request yet.
     pub fn new(limits: PerClient) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self(Mutex::new(State {
             limits,
-            clients: Mutex::default(),
-        })
+            clients: HashMap::new(),
+        })))
+    }
+
+    /// Changes the limits. Slots that are taken stay taken, also beyond them.
+    pub fn set_limits(&self, limits: PerClient) {
+        self.state().limits = limits;
     }
 
     /// Takes one slot. `client` is the address that a connection came from; `None` for a Unix socket.
@@ -104,16 +112,17 @@ impl Shares {
                 number: 0,
             });
         };
-        let most = self.limits.of(kind);
-        let mut clients = self.clients();
-        let count = clients.entry(client).or_default().of(kind);
+        let mut state = self.state();
+        let most = state.limits.of(kind);
+        let count = state.clients.entry(client).or_default().of(kind);
         // A client at its limit has an entry above zero, so no empty one is left behind.
         if most.is_some_and(|most| *count >= most) {
             return Err(Exhausted);
         }
         *count += 1;
+        let number = *count;
         Ok(Share {
-            number: *count,
+            number,
             _place: Some(Place {
                 shares: self.clone(),
                 client,
@@ -125,15 +134,16 @@ impl Shares {
     /// The slots that a client has taken, and the most that it may; `None` for a client that is not limited.
     pub fn taken(&self, kind: Kind, client: Option<IpAddr>) -> Option<(usize, Option<usize>)> {
         let client = limited_network(client)?;
-        let mut clients = self.clients();
-        let taken = clients
+        let mut state = self.state();
+        let taken = state
+            .clients
             .get_mut(&client)
             .map_or(0, |counts| *counts.of(kind));
-        Some((taken, self.limits.of(kind)))
+        Some((taken, state.limits.of(kind)))
     }
 
-    fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, Counts>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -146,8 +156,8 @@ impl Share {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut clients = self.shares.clients();
-        if let Entry::Occupied(mut entry) = clients.entry(self.client) {
+        let mut state = self.shares.state();
+        if let Entry::Occupied(mut entry) = state.clients.entry(self.client) {
             let count = entry.get_mut().of(self.kind);
             *count = count.saturating_sub(1);
             if entry.get().connections == 0 && entry.get().requests == 0 {
@@ -211,6 +221,27 @@ mod tests {
     }
 
     #[test]
+    fn changed_limits_apply_to_the_next() {
+        let shares = shares(2, 1);
+        let take = || shares.take(Kind::Connection, Some(ip("192.0.2.1")));
+        let open = [take(), take()];
+        assert!(open.iter().all(Result::is_ok) && take().is_err());
+        let limits = |connections| PerClient {
+            connections,
+            requests: None,
+            rate: None,
+        };
+        shares.set_limits(limits(None));
+        let more = take();
+        assert!(more.is_ok());
+        shares.set_limits(limits(Some(1)));
+        drop(open);
+        assert!(take().is_err(), "one is open");
+        drop(more);
+        assert!(take().is_ok());
+    }
+
+    #[test]
     fn this_machine_is_not_counted() {
         let shares = shares(1, 1);
         for client in [
@@ -224,7 +255,7 @@ mod tests {
                 .collect();
             assert!(open.iter().all(Result::is_ok), "{client:?}");
         }
-        assert!(shares.clients().is_empty());
+        assert!(shares.state().clients.is_empty());
         let counted = shares.take(Kind::Connection, Some(ip("127.0.0.2")));
         assert!(
             counted.is_ok()
@@ -243,11 +274,11 @@ mod tests {
         let refused = shares.take(Kind::Connection, Some(ip("192.0.2.7")));
         assert!(refused.is_err());
         let request = shares.take(Kind::Request, Some(ip("192.0.2.7")));
-        assert_eq!(shares.clients().len(), 256);
+        assert_eq!(shares.state().clients.len(), 256);
         drop(open);
-        assert_eq!(shares.clients().len(), 1);
+        assert_eq!(shares.state().clients.len(), 1);
         drop(request);
-        assert!(shares.clients().is_empty());
+        assert!(shares.state().clients.is_empty());
     }
 
     #[test]

@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 type Request<V> = Shared<BoxFuture<'static, Option<V>>>;
 type Requests<K, V> = Mutex<HashMap<K, Request<V>>>;
 
-/// Requests in flight. A request belongs to no caller: it completes even if all who wait for it are dropped.
+/// Requests in flight. A request belongs to no caller: it completes even if all who wait for it are dropped. Clones share
+/// the requests.
 pub struct SingleFlight<K, V: Clone> {
     requests: Arc<Requests<K, V>>,
 }
@@ -20,6 +21,14 @@ pub struct SingleFlight<K, V: Clone> {
 impl<K, V: Clone> fmt::Debug for SingleFlight<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SingleFlight")
+    }
+}
+
+impl<K, V: Clone> Clone for SingleFlight<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            requests: self.requests.clone(),
+        }
     }
 }
 

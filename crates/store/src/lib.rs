@@ -66,6 +66,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 pub use blobs::{Blob, Blobs};
 pub use bucket::{
     Bucket, Lease, LeaseHolder, Leased, Object, SetUpError as BucketError,
@@ -94,7 +96,7 @@ pub use staged::{CommitError, Mismatch, StagedBlob};
 pub use sweep::Swept;
 
 use layout::{BLOCK, PARTIALS, QUARANTINE, REPOSITORIES};
-use retention::RetentionPolicy;
+use retention::RetentionSettings;
 
 /// The version of the layout on disk that this program writes.
 const VERSION: &str = "1\n";
@@ -137,9 +139,9 @@ pub struct Store {
     pub space: Arc<Space>,
     bucket: Option<Bucket>,
     root: PathBuf,
-    retention: RetentionPolicy,
+    retention: RetentionSettings,
     extensions: Vec<Extension>,
-    scrub_every: Option<Duration>,
+    scrub_every: watch::Sender<Option<Duration>>,
     is_new: bool,
     _lock: File,
 }
@@ -167,12 +169,7 @@ impl Store {
         }
         let lock = lock(&root.join("lock"))?;
         let is_new = check_version(root)?;
-        // VERSION and the lock take a block each.
-        let max_size = settings.max_size.saturating_sub(2 * BLOCK);
-        let space = Arc::new(Space::new(&Settings {
-            max_size,
-            ..settings.clone()
-        }));
+        let space = Arc::new(Space::new(&for_content(settings)));
         let blobs = Blobs::open_in(root, space.clone()).map_err(at(&root.join(PARTIALS)))?;
         let kinds = extensions.iter().flat_map(|extension| extension.kinds);
         let kinds = kinds.copied().collect();
@@ -183,12 +180,19 @@ impl Store {
             space,
             bucket: None,
             root: root.clone(),
-            retention: RetentionPolicy::new(settings),
+            retention: RetentionSettings::new(settings),
             extensions: extensions.to_vec(),
-            scrub_every: settings.scrub_every,
+            scrub_every: watch::Sender::new(settings.scrub_every),
             is_new,
             _lock: lock,
         })
+    }
+
+    /// Applies changed limits and TTLs from now on. The path stays, and so does how often last uses are written.
+    pub fn reconfigure(&self, settings: &Settings) {
+        self.retention.replace(settings);
+        self.scrub_every.send_replace(settings.scrub_every);
+        self.space.set_limits(&for_content(settings));
     }
 
     /// Adds a bucket that gateways share, and resumes the withdrawals that the last process left unfinished. Blocks on
@@ -209,6 +213,14 @@ impl Store {
     /// The shared bucket, if one is configured.
     pub fn bucket(&self) -> Option<&Bucket> {
         self.bucket.as_ref()
+    }
+}
+
+/// The settings of what remains beside VERSION and the lock, which take a block each.
+fn for_content(settings: &Settings) -> Settings {
+    Settings {
+        max_size: settings.max_size.saturating_sub(2 * BLOCK),
+        ..settings.clone()
     }
 }
 

@@ -50,10 +50,8 @@ impl Store {
         let name = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let store = Arc::downgrade(self);
         name("store").spawn(move || maintain(&store))?;
-        if let Some(every) = self.scrub_every {
-            let store = Arc::downgrade(self);
-            name("scrub").spawn(move || scrub_repeatedly(&store, every))?;
-        }
+        let store = Arc::downgrade(self);
+        name("scrub").spawn(move || scrub_repeatedly(&store))?;
         Ok(())
     }
 
@@ -94,15 +92,17 @@ fn maintain(store: &Weak<Store>) {
         ms = telemetry::ms(started),
         "the store is known"
     );
-    let every = first.retention.shortest().map_or(SWEEP_EVERY.1, |ttl| {
-        (ttl / SWEEP_PART).clamp(SWEEP_EVERY.0, SWEEP_EVERY.1)
-    });
+    let mut every = sweep_interval(&first);
     // The first sweep is soon after the start, so that a daily restart does not prevent it.
     let mut sweep_at = Instant::now() + every.min(CHECK_EVERY);
     drop(first);
     let mut backoff = Backoff::default();
     while let Some(this) = store.upgrade() {
         this.blobs.drop_expired_partials(SystemTime::now());
+        if this.retention.advance() {
+            every = sweep_interval(&this);
+            sweep_at = sweep_at.min(Instant::now() + every.min(CHECK_EVERY));
+        }
         let mut refused = !this.trim();
         if sweep_at <= Instant::now() || this.space.excess_record_blocks() > 0 {
             refused |= !this.sweep_now();
@@ -116,6 +116,14 @@ fn maintain(store: &Weak<Store>) {
     }
 }
 
+/// The time between two sweeps.
+fn sweep_interval(store: &Store) -> Duration {
+    let shortest = store.retention.current().shortest();
+    shortest.map_or(SWEEP_EVERY.1, |ttl| {
+        (ttl / SWEEP_PART).clamp(SWEEP_EVERY.0, SWEEP_EVERY.1)
+    })
+}
+
 /// Sleeps, at most until the store is dropped.
 fn sleep(mut left: Duration, store: &Weak<Store>) {
     while !left.is_zero() && store.strong_count() > 0 {
@@ -125,17 +133,20 @@ fn sleep(mut left: Duration, store: &Weak<Store>) {
     }
 }
 
-fn scrub_repeatedly(store: &Weak<Store>, every: Duration) {
+fn scrub_repeatedly(store: &Weak<Store>) {
     let mut noted = None;
     loop {
         let Some(this) = store.upgrade() else { return };
-        if this.space.is_scanned() {
+        let every = *this.scrub_every.borrow();
+        if let Some(every) = every.filter(|_| this.space.is_scanned()) {
             let pass = noted.get_or_insert_with(|| this.read_pass());
-            // Stops as soon as this thread is the last owner.
-            this.scrub_some(pass, every, &|| Arc::strong_count(&this) == 1);
+            // Stops as soon as this thread is the last owner, or the interval changed.
+            this.scrub_some(pass, every, &|| {
+                Arc::strong_count(&this) == 1 || *this.scrub_every.borrow() != Some(every)
+            });
         } else {
             drop(this);
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(every.map_or(MAX_SLEEP, |_| Duration::from_millis(100)));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! How long each registry's unused content is retained.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::Settings;
@@ -20,8 +21,52 @@ pub(crate) struct RetentionPolicy {
     grace: u64,
 }
 
-impl RetentionPolicy {
+/// The policy in use, and the next one. A sweep marks content with indexes of its policy, so the policy changes only
+/// between sweeps.
+#[derive(Debug)]
+pub(crate) struct RetentionSettings {
+    current: Mutex<Arc<RetentionPolicy>>,
+    next: Mutex<Option<RetentionPolicy>>,
+    /// The delay with which last uses are written, in seconds.
+    grace: u64,
+}
+
+impl RetentionSettings {
     pub fn new(settings: &Settings) -> Self {
+        let grace = settings.persist_after().into();
+        Self {
+            current: Mutex::new(Arc::new(RetentionPolicy::new(settings, grace))),
+            next: Mutex::default(),
+            grace,
+        }
+    }
+
+    /// Has the next sweep use other settings.
+    pub fn replace(&self, settings: &Settings) {
+        *lock(&self.next) = Some(RetentionPolicy::new(settings, self.grace));
+    }
+
+    /// Before a sweep: uses the next policy, if there is one.
+    pub fn advance(&self) -> bool {
+        let next = lock(&self.next).take();
+        let has_next = next.is_some();
+        if let Some(next) = next {
+            *lock(&self.current) = Arc::new(next);
+        }
+        has_next
+    }
+
+    pub fn current(&self) -> Arc<RetentionPolicy> {
+        lock(&self.current).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl RetentionPolicy {
+    fn new(settings: &Settings, grace: u64) -> Self {
         let own = settings.unused_ttls.iter().map(|(_, ttl)| *ttl);
         let mut ttls: Vec<_> = own.chain([settings.unused_ttl]).collect();
         ttls.sort_by_key(|time| time.unwrap_or(Duration::MAX));
@@ -36,7 +81,7 @@ impl RetentionPolicy {
                 .map(|(registry, ttl)| (component(registry.as_str()), index(ttl)))
                 .collect(),
             others: index(&settings.unused_ttl),
-            grace: settings.persist_after().into(),
+            grace,
             ttls,
         }
     }

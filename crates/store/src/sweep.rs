@@ -74,7 +74,7 @@ impl Store {
     pub fn sweep(&self, now: SystemTime) -> Swept {
         let mut swept = Swept::default();
         self.limit_records(&mut swept);
-        if self.retention.shortest().is_some() {
+        if self.retention.current().shortest().is_some() {
             self.sweep_unused(now, &mut swept);
         }
         self.remove_damaged(unix(now).saturating_sub(DAMAGED_TTL.as_secs()));
@@ -82,7 +82,7 @@ impl Store {
     }
 
     fn sweep_unused(&self, now: SystemTime, swept: &mut Swept) {
-        let cutoffs = self.retention.cutoffs(now);
+        let cutoffs = self.retention.current().cutoffs(now);
         let cutoff = |ttl_index: u8| cutoffs.get(usize::from(ttl_index)).copied().unwrap_or(0);
         self.in_slices(|slots| self.space.index(|index| index.unmark(slots)));
         self.each_record(&mut |found| {
@@ -179,6 +179,7 @@ impl Store {
 
     /// Visits every record, and removes empty folders.
     fn each_record(&self, act: &mut dyn FnMut(&Found<'_>)) {
+        let retention = self.retention.current();
         let mut seen = 0_usize;
         self.records.walk(&mut |visited| {
             seen += 1;
@@ -197,7 +198,7 @@ impl Store {
                         path,
                         key: self.records.parse(path),
                         file: entry.path(),
-                        ttl_index: self.retention.index(registry),
+                        ttl_index: retention.index(registry),
                         used: unix(used),
                         blocks: blocks(meta.len()),
                     });

@@ -204,6 +204,17 @@ impl Gateway {
         self.running_mut().signal(rustix::process::Signal::HUP);
     }
 
+    /// Writes another configuration, which is not applied yet.
+    pub fn write_config(&self, yaml: &str) {
+        self.configure(yaml);
+    }
+
+    /// `roadstead reload` with another configuration.
+    pub fn reload(&self, yaml: &str) -> Output {
+        self.configure(yaml);
+        self.roadstead(&["reload"])
+    }
+
     /// Waits for the exit of a process that was terminated or is expected to fail.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {

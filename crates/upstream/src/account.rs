@@ -40,7 +40,7 @@ impl fmt::Debug for Credentials {
 }
 
 /// Where the credentials come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Account {
     /// From the configuration.
     Fixed(Credentials),

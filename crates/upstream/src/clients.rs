@@ -3,6 +3,7 @@
 //! A request uses the client that is current when it starts. A download in progress keeps its client, and so its
 //! connection, until it ends.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -120,10 +121,14 @@ pub(super) fn current<T: Clone + Send + Sync + 'static>(
     let mut value = Reloaded::open(files, move || build(&authorities(&client, &ca)?))?;
     let (sender, current) = watch::channel(value.value().clone());
     reload::keep_looking(move || {
+        if sender.is_closed() {
+            return ControlFlow::Break(());
+        }
         if let Some(files) = value.look() {
             sender.send_replace(value.value().clone());
             reload::announce(&files);
         }
+        ControlFlow::Continue(())
     });
     Ok(current)
 }

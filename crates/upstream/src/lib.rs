@@ -73,7 +73,7 @@ const NOWHERE: &str = "http://nowhere.invalid";
 const MAX_PAGE: usize = 8 << 20;
 
 /// The settings of one registry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The configured name.
     pub registry: String,
@@ -131,8 +131,8 @@ pub enum SetUpError {
     },
 }
 
-/// A client of one registry.
-#[derive(Debug)]
+/// A client of one registry. Clones share its connections, logins and limits.
+#[derive(Clone, Debug)]
 pub struct Upstream {
     transport: Arc<Transport>,
     clients: Clients,

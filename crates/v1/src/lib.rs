@@ -25,7 +25,7 @@ mod records;
 mod v1_to_v2;
 mod v2_to_v1;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 pub use body_fetch::V1Answer;
@@ -39,7 +39,7 @@ pub use v2_to_v1::{BridgeError, IdScope, V1Image, V1ImageLayer};
 
 use mirror::{Contents, Mirror, MirrorError};
 use oci::name::Registry;
-use origin::V1Origin;
+use origin::{V1Origin, V1Origins};
 use store::Store;
 use upstream::SetUpError;
 
@@ -57,10 +57,10 @@ pub struct Settings {
 pub struct Registries {
     contents: Contents,
     store: Arc<Store>,
-    origins: HashMap<Registry, Arc<V1Origin>>,
+    origins: V1Origins,
     bridged: HashSet<Registry>,
     fetches: body_fetch::BodyFetches,
-    conversions: v1_to_v2::Conversions,
+    conversions: Arc<v1_to_v2::Conversions>,
 }
 
 impl Registries {
@@ -70,11 +70,43 @@ impl Registries {
         Ok(Arc::new(Self {
             store: contents.store().clone(),
             contents,
-            origins: V1Origin::all(settings.registries)?,
+            origins: V1Origin::all(settings.registries, &V1Origins::new())?,
             bridged: settings.bridged,
             fetches: body_fetch::BodyFetches::default(),
-            conversions: v1_to_v2::Conversions::new(),
+            conversions: Arc::new(v1_to_v2::Conversions::new()),
         }))
+    }
+
+    /// The v1 sides after a change of the configuration. A registry whose settings are the same keeps its connections and
+    /// tokens.
+    ///
+    /// # Errors
+    /// [`SetUpError`] if an upstream client cannot be set up; nothing has changed then.
+    pub fn reconfigured(&self, settings: Settings) -> Result<Arc<Self>, SetUpError> {
+        let mut after = Self {
+            store: self.store.clone(),
+            contents: self.contents.clone(),
+            origins: V1Origin::all(settings.registries, &self.origins)?,
+            bridged: settings.bridged,
+            fetches: self.fetches.clone(),
+            conversions: self.conversions.clone(),
+        };
+        if !self.changed_in(&after).is_empty() {
+            // No request joins one that was sent before.
+            after.fetches = body_fetch::BodyFetches::default();
+            after.conversions = Arc::new(v1_to_v2::Conversions::new());
+        }
+        Ok(Arc::new(after))
+    }
+
+    /// The registries whose v1 side is gone, new or another one in `after`.
+    pub fn changed_in(&self, after: &Self) -> Vec<Registry> {
+        let all: HashSet<&Registry> = self.origins.keys().chain(after.origins.keys()).collect();
+        let is_changed = |registry: &&Registry| {
+            let of = |registries: &Self| registries.origins.get(*registry).map(Arc::as_ptr);
+            of(self) != of(after)
+        };
+        all.into_iter().filter(is_changed).cloned().collect()
     }
 }
 
@@ -94,6 +126,21 @@ impl V1 {
             mirror,
             preparing: Arc::default(),
         }
+    }
+
+    /// The same with other registries, and the mirror that reads theirs.
+    #[must_use]
+    pub fn reconfigured(&self, registries: Arc<Registries>, mirror: Mirror) -> Self {
+        Self {
+            registries,
+            mirror,
+            preparing: self.preparing.clone(),
+        }
+    }
+
+    /// The v1 sides.
+    pub fn registries(&self) -> &Registries {
+        &self.registries
     }
 
     fn store(&self) -> &Store {

@@ -18,7 +18,7 @@ const MAX_TOKENS: u64 = 10_000;
 const MAX_IMAGES: u64 = 100_000;
 
 /// The settings of one registry of the v1 API.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct V1Settings {
     /// The configured name.
     pub registry: Registry,
@@ -45,9 +45,14 @@ pub(super) enum TokenScope {
     Push,
 }
 
+/// The v1 sides of registries.
+pub(super) type V1Origins = HashMap<Registry, Arc<V1Origin>>;
+
 /// A registry and its index.
 #[derive(Debug)]
 pub(super) struct V1Origin {
+    /// What it was made with.
+    pub settings: V1Settings,
     pub registry: Registry,
     pub mirrored: bool,
     pub upstream: V1Upstream,
@@ -66,9 +71,15 @@ pub(super) struct V1Origin {
 }
 
 impl V1Origin {
-    pub fn all(settings: Vec<V1Settings>) -> Result<HashMap<Registry, Arc<V1Origin>>, SetUpError> {
+    /// Those of `before` that are the same remain.
+    pub fn all(settings: Vec<V1Settings>, before: &V1Origins) -> Result<V1Origins, SetUpError> {
         let origins = settings.into_iter().map(|settings| {
+            let same = before.get(&settings.registry);
+            if let Some(same) = same.filter(|same| same.settings == settings) {
+                return Ok((settings.registry, same.clone()));
+            }
             let origin = Self {
+                settings: settings.clone(),
                 registry: settings.registry.clone(),
                 mirrored: settings.mirrored,
                 upstream: V1Upstream::new(settings.upstream)?,

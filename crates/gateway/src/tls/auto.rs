@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustls::ServerConfig;
@@ -29,6 +30,7 @@ pub struct AutoTls {
     names: BTreeSet<String>,
     files: CertificateFiles,
     current: CurrentTls,
+    retired: Arc<AtomicBool>,
     issued: Mutex<HashMap<IpAddr, IssuedConfig>>,
 }
 
@@ -60,8 +62,10 @@ impl AutoTls {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn open(authority: Authority, names: BTreeSet<String>) -> Result<Self, TlsError> {
-        let (files, current) = with_authority(authority.clone(), names.clone())?;
+        let retired = Arc::<AtomicBool>::default();
+        let (files, current) = with_authority(authority.clone(), names.clone(), retired.clone())?;
         Ok(Self {
+            retired,
             authority,
             names,
             files,
@@ -84,8 +88,19 @@ impl AutoTls {
             names: self.names.clone(),
             files: self.files.clone(),
             current: with_files(files, Some(client_ca))?,
+            retired: self.retired.clone(),
             issued: Mutex::default(),
         })
+    }
+
+    /// The names in the certificate.
+    pub fn names(&self) -> &BTreeSet<String> {
+        &self.names
+    }
+
+    /// Ends the renewal, since another certificate takes this one's place.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
     }
 
     /// The configuration for a client at `peer` that connected to `local`.

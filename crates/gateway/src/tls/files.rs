@@ -5,8 +5,10 @@
 //! session from before a change can be resumed.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls::crypto::aws_lc_rs::Ticketer;
@@ -60,16 +62,21 @@ pub fn with_files(
         .collect();
     let mut check_at = Instant::now();
     reload::keep_looking(move || {
+        if sender.is_closed() {
+            return ControlFlow::Break(());
+        }
         listener.look(&sender);
         if Instant::now() >= check_at {
             check_at = Instant::now() + CHECK_INTERVAL;
             listener.alert_of_expiry(&files, SystemTime::now());
         }
+        ControlFlow::Continue(())
     });
     Ok(current)
 }
 
-/// TLS with a certificate of `authority` for `names`, which is renewed 30 days before it expires. Returns its files as well.
+/// TLS with a certificate of `authority` for `names`, which is renewed 30 days before it expires, until it is retired. Returns
+/// its files as well.
 ///
 /// # Errors
 /// [`TlsError`] if there is no certificate and none can be issued.
@@ -79,12 +86,16 @@ pub fn with_files(
 pub(super) fn with_authority(
     authority: Authority,
     names: BTreeSet<String>,
+    retired: Arc<AtomicBool>,
 ) -> Result<(CertificateFiles, CurrentTls), TlsError> {
     let files = authority.leaf(&names, SystemTime::now())?;
     let mut listener = ListenerFiles::open(std::slice::from_ref(&files), None)?;
     let (sender, current) = watch::channel(listener.config()?);
     let mut failed: Option<Instant> = None;
     reload::keep_looking(move || {
+        if sender.is_closed() || retired.load(Ordering::Relaxed) {
+            return ControlFlow::Break(());
+        }
         listener.look(&sender);
         let now = SystemTime::now();
         let wait = failed.is_some_and(|at| at.elapsed() < RETRY_INTERVAL);
@@ -93,13 +104,14 @@ pub(super) fn with_authority(
                 .leaf()
                 .is_some_and(|leaf| is_usable(leaf, &names, now))
         {
-            return;
+            return ControlFlow::Continue(());
         }
         // The next look reloads the files that this writes.
         failed = authority.leaf(&names, now).err().map(|error| {
             tracing::error!(%error, "cannot renew our certificate; retrying in an hour");
             Instant::now()
         });
+        ControlFlow::Continue(())
     });
     Ok((files, current))
 }

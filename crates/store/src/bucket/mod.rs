@@ -22,10 +22,11 @@ mod lease_body;
 mod outbox;
 mod record;
 mod upload;
+mod views;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use object_store::aws::{AmazonS3, AmazonS3Builder};
@@ -44,6 +45,7 @@ use outbox::Outbox;
 use telemetry::LogThrottle;
 use telemetry::metrics::{self, BucketEvent};
 use upload::Uploads;
+use views::Views;
 
 /// The timeout for records and leases.
 const SMALL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -107,8 +109,7 @@ struct Inner {
     prefix: String,
     /// Strings that no message may contain.
     secrets: Vec<String>,
-    /// By registry.
-    views: HashMap<Registry, String>,
+    views: RwLock<Views>,
     /// Identifies the leases of this process.
     node: String,
     /// The URL that they name.
@@ -175,7 +176,7 @@ impl Bucket {
                 endpoint: settings.endpoint.clone().unwrap_or_else(|| "-".to_owned()),
                 prefix: settings.prefix.clone(),
                 secrets,
-                views: settings.views.clone(),
+                views: RwLock::new(Views::new(&settings.views)),
                 node: format!("{:032x}", fastrand::u128(..)),
                 advertise: settings.advertise.clone(),
                 held_leases: HeldLeases::default(),
@@ -193,6 +194,19 @@ impl Bucket {
             runtime.spawn(bucket.clone().send_blobs(jobs.clone()));
         }
         Ok(bucket)
+    }
+
+    /// Applies changed views. A registry whose view differs from its first one shares no records until the next start: an
+    /// answer to the former account may still arrive, and must not be stored for the new one.
+    pub fn set_views(&self, views: &HashMap<Registry, String>) {
+        let views_lock = &self.inner.views;
+        let mut current = views_lock.write().unwrap_or_else(PoisonError::into_inner);
+        for registry in current.update(views) {
+            tracing::warn!(
+                %registry,
+                "its records are not shared in the bucket until the next start: its upstream or its account has changed"
+            );
+        }
     }
 
     /// Notes that the object of this digest is corrupt: it is not read again, and will be overwritten.

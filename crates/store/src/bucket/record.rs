@@ -1,6 +1,8 @@
 //! Records in the bucket: pointers and links with their freshness, for all gateways with the same account at an
 //! upstream. They grant access, so they are parsed strictly, and one that a node withdrew is not used again.
 
+use std::sync::PoisonError;
+
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use serde::de::DeserializeOwned;
@@ -75,7 +77,9 @@ impl Bucket {
 
     /// The object and the path of a record; `None` if its kind or its registry is not shared.
     fn place(&self, key: &RecordKey) -> Option<(Path, String)> {
-        let view = self.inner.views.get(key.registry())?;
+        let views = self.inner.views.read();
+        let views = views.unwrap_or_else(PoisonError::into_inner);
+        let view = views.of(key.registry())?;
         let path = key.shared_path()?;
         let (registry, below) = path.split_once('/')?;
         let object = self.key(&format!("repositories/{registry}/{view}/{below}"));

@@ -8,7 +8,6 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::disk::FreeSpace;
 use super::entry::BlobKind;
 use super::{Full, Ledger, RESERVE_TIMEOUT, Space, unix};
 use crate::degraded::warn_degraded;
@@ -93,9 +92,10 @@ impl Space {
         loop {
             let written = self.ledger().written;
             // Do not query the disk under the lock that every hit takes.
-            let disk = FreeSpace::of(&self.root, self.min_free).ok_or(full)?;
+            let limits = self.limits();
+            let disk = limits.free_space(&self.root).ok_or(full)?;
             let mut ledger = self.ledger();
-            let too_much = (ledger.used().saturating_add(more)).saturating_sub(self.max_size);
+            let too_much = (ledger.used().saturating_add(more)).saturating_sub(limits.max_size);
             // The disk may report bytes written since then, or not.
             let since = ledger.written - written;
             let wanted = ledger.unwritten.saturating_add(since);
@@ -104,7 +104,7 @@ impl Space {
             if short == 0 {
                 ledger.reserved += more;
                 ledger.unwritten += more;
-                let tight = ledger.used() > self.max_size - self.headroom() / 2;
+                let tight = ledger.used() > limits.max_size - limits.headroom() / 2;
                 drop(ledger);
                 if tight {
                     self.wake();
@@ -122,7 +122,8 @@ impl Space {
             let bytes: u64 = victims.iter().map(Victim::bytes).sum();
             self.remove(victims).map_err(|()| full)?;
             // Some file systems free blocks later: do not evict everything meanwhile.
-            let freed = FreeSpace::of(&self.root, self.min_free)
+            let freed = limits
+                .free_space(&self.root)
                 .ok_or(full)?
                 .free
                 .saturating_sub(disk.free);
@@ -138,13 +139,14 @@ impl Space {
 
     /// Evicts a slice of what exceeds the limits and the headroom. Blocks on the disk; for the background.
     pub(crate) fn trim(&self) -> Trimmed {
-        let Some(disk) = FreeSpace::of(&self.root, self.min_free) else {
+        let limits = self.limits();
+        let Some(disk) = limits.free_space(&self.root) else {
             return Trimmed::Refused;
         };
         let mut ledger = self.ledger();
         let used = ledger.used();
-        let too_much = if used > self.max_size - self.headroom() / 2 {
-            used - (self.max_size - self.headroom())
+        let too_much = if used > limits.max_size - limits.headroom() / 2 {
+            used - (limits.max_size - limits.headroom())
         } else {
             0
         };
@@ -173,7 +175,7 @@ impl Space {
 
     /// Whether the store exceeds `max_size`.
     pub(crate) fn is_over(&self) -> bool {
-        self.used() > self.max_size
+        self.used() > self.limits().max_size
     }
 
     /// Removes the files of blobs that were taken out of the index.

@@ -71,14 +71,38 @@ pub struct Full {
 #[derive(Debug)]
 pub struct Space {
     root: PathBuf,
-    max_size: u64,
-    min_free: MinFree,
+    limits: Mutex<Limits>,
     opened: Instant,
     ledger: Mutex<Ledger>,
     /// Signals the end of the scan.
     scanned: Condvar,
     /// Signals background work.
     work: Condvar,
+}
+
+/// The limits, which a reload of the configuration may change.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    max_size: u64,
+    min_free: MinFree,
+}
+
+impl Limits {
+    fn of(settings: &Settings) -> Self {
+        Self {
+            max_size: settings.max_size,
+            min_free: settings.min_free,
+        }
+    }
+
+    /// The headroom for the next fills, in bytes.
+    fn headroom(self) -> u64 {
+        (self.max_size / HEADROOM_PART).min(MAX_HEADROOM)
+    }
+
+    fn free_space(self, root: &Path) -> Option<FreeSpace> {
+        FreeSpace::of(root, self.min_free)
+    }
 }
 
 #[derive(Debug)]
@@ -132,8 +156,7 @@ impl Space {
     pub(crate) fn new(settings: &Settings) -> Self {
         Self {
             root: settings.path.clone(),
-            max_size: settings.max_size,
-            min_free: settings.min_free,
+            limits: Mutex::new(Limits::of(settings)),
             opened: Instant::now(),
             ledger: Mutex::new(Ledger {
                 index: BlobIndex::new(settings.persist_after()),
@@ -163,9 +186,15 @@ impl Space {
         Ok(reservation)
     }
 
+    /// Changes the limits. What exceeds them is evicted in the background.
+    pub(crate) fn set_limits(&self, settings: &Settings) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Limits::of(settings);
+        self.wake();
+    }
+
     /// Whether a file of `size` bytes fits within `max_size` without eviction.
     pub(crate) fn has_room(&self, size: u64) -> bool {
-        self.used().saturating_add(with_note(size)) <= self.max_size
+        self.used().saturating_add(with_note(size)) <= self.limits().max_size
     }
 
     /// Reserves space for one record of `size` bytes.
@@ -210,7 +239,7 @@ impl Space {
 
     /// What is taken, by what takes it.
     pub(crate) fn usage(&self) -> StoreUsage {
-        let free = FreeSpace::of(&self.root, self.min_free);
+        let free = self.limits().free_space(&self.root);
         let ledger = self.ledger();
         StoreUsage {
             blobs: ledger.index.len() as u64,
@@ -285,7 +314,7 @@ impl Space {
 
     /// The blocks that records may take.
     pub(crate) fn max_record_blocks(&self) -> u64 {
-        self.max_size / RECORDS_PART / BLOCK
+        self.limits().max_size / RECORDS_PART / BLOCK
     }
 
     /// How many blocks records take beyond that.
@@ -354,9 +383,8 @@ impl Space {
         waited.is_ok_and(|(ledger, _)| ledger.scanned)
     }
 
-    /// The headroom for the next fills, in bytes.
-    fn headroom(&self) -> u64 {
-        (self.max_size / HEADROOM_PART).min(MAX_HEADROOM)
+    fn limits(&self) -> Limits {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

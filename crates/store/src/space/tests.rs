@@ -86,14 +86,29 @@ fn nothing_is_evicted_where_that_would_not_help() {
     assert_eq!(space.blobs(), 2);
     drop((held, pin));
     // A disk that others filled.
-    let full = Space {
+    space.set_limits(&Settings {
         min_free: MinFree::Bytes(u64::MAX / 2),
-        ..Arc::into_inner(space).expect("one owner")
-    };
-    let full = Arc::new(full);
-    assert_eq!(full.reserve(1).map(drop), Err(Full { bytes: BLOCK }));
-    assert_ne!(full.trim(), Trimmed::More);
-    assert_eq!(full.blobs(), 2);
+        ..Settings::at(folder.path())
+    });
+    assert_eq!(space.reserve(1).map(drop), Err(Full { bytes: BLOCK }));
+    assert_ne!(space.trim(), Trimmed::More);
+    assert_eq!(space.blobs(), 2);
+}
+
+#[test]
+fn lower_limit_evicts_what_exceeds_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let space = space(folder.path(), 4 * BLOCK, MinFree::Bytes(0));
+    for n in 0..3 {
+        fill(&space, n);
+    }
+    space.set_limits(&Settings {
+        max_size: 2 * BLOCK,
+        ..Settings::at(folder.path())
+    });
+    while space.trim() == Trimmed::More {}
+    // Headroom takes the place of one of the two.
+    assert_eq!(space.used(), BLOCK);
 }
 
 #[test]

@@ -98,6 +98,11 @@ impl Webhook {
         self.pending.add(signed(events as u64));
     }
 
+    /// Counts events that wait no longer, since nothing is sent to their webhook any more.
+    pub fn closed(&self, events: usize) {
+        self.pending.sub(signed(events as u64));
+    }
+
     /// Counts an event that no longer waits.
     pub fn removed(&self) {
         self.pending.dec();

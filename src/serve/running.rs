@@ -1,0 +1,250 @@
+//! The running gateway: started, and drained.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::listeners::{
+    AdminKind, AdminPlace, RunningAdminListener, RunningListener, addresses, admin_places, bind,
+    bind_admin,
+};
+use super::parts::{Outliving, Parts, events_of, open_contents, open_store};
+use super::{Load, ServeError};
+use crate::admin::{self, Admin};
+use crate::announce::{self, Announcement};
+use crate::certificates::Certificates;
+use crate::client_url::{bound_port, client_url, machine_name};
+use crate::config::{Config, Listen};
+use events::{Events, Recording};
+use gateway::{Admission, AppState, ExplainedListener, Explainer, Gateway, Server, Service};
+use runtime::listen::Bound;
+use runtime::share::Shares;
+use runtime::workers::Workers;
+use store::Store;
+
+/// The gateway under the configuration in force.
+pub struct Running {
+    pub(super) config: Config,
+    pub(super) load: Load,
+    pub(super) state: Arc<AppState>,
+    pub(super) certificates: Certificates,
+    pub(super) store: Arc<Store>,
+    pub(super) shares: Arc<Shares>,
+    pub(super) server: Server,
+    pub(super) recording: Option<Recording>,
+    /// Where alerts are recorded.
+    pub(super) alerts: watch::Sender<Option<Events>>,
+    pub(super) listeners: Vec<RunningListener>,
+    pub(super) admin: watch::Sender<Arc<Admin>>,
+    pub(super) admin_listeners: Vec<RunningAdminListener>,
+    pub(super) draining: watch::Sender<bool>,
+}
+
+impl Running {
+    /// Opens everything and accepts connections, then announces that it is ready.
+    pub async fn start(
+        config: Config,
+        load: Load,
+        fills_on: tokio::runtime::Handle,
+        commands: mpsc::Sender<admin::Command>,
+    ) -> Result<Self, ServeError> {
+        let mut parts = Parts::open(&config, None)?;
+        let store = open_store(&config, &fills_on)?;
+        // After the certificates: their CA may be one that was just made.
+        let contents = open_contents(&config, store.clone(), fills_on)?;
+        let content = parts.content(contents)?;
+        let settings = config.events_settings();
+        let recording = (!settings.is_empty()).then(|| Recording::open(settings));
+        let recording = recording.transpose()?;
+        let alerts = watch::Sender::new(events_of(&config, recording.as_ref()));
+        subscribe_to_alerts(alerts.subscribe());
+        let shares = Shares::new(config.limits.per_client);
+        let outliving = Outliving {
+            history: Arc::default(),
+            admission: Arc::new(Admission::new(
+                shares.clone(),
+                config.limits.per_client.rate,
+                config.limits.connections,
+            )),
+            events: alerts.borrow().clone(),
+        };
+        let state = parts.state(&config, content, outliving);
+        let workers = Workers::start(std::thread::available_parallelism().map_or(1, usize::from))?;
+        let server = Server::new(config.limits.connections, shares.clone(), workers);
+        let (bounds, admin_bounds) = open_sockets(&config).await?;
+        announce(&config, &bounds, &admin_bounds, &parts.certificates, &store);
+        let listeners = start_listeners(&config, &state, &server, &mut parts, bounds);
+        let draining = watch::Sender::new(false);
+        let configured = configured(&config, &state, &mut parts, &listeners);
+        let history = state.history.clone();
+        let admin = Admin::new(configured, history, draining.subscribe(), commands);
+        let admin = watch::Sender::new(Arc::new(admin));
+        tokio::spawn(Admin::keep_history(admin.subscribe()));
+        tokio::spawn(Admin::keep_pins(admin.subscribe()));
+        let start_admin =
+            |(place, bound)| RunningAdminListener::start(place, bound, admin.subscribe());
+        Ok(Self {
+            admin_listeners: admin_bounds.into_iter().map(start_admin).collect(),
+            certificates: parts.certificates,
+            config,
+            load,
+            state,
+            store,
+            shares,
+            server,
+            recording,
+            alerts,
+            listeners,
+            admin,
+            draining,
+        })
+    }
+
+    /// Reopens the audit log, for log rotation.
+    pub async fn reopen_audit_log(&self) {
+        if let Some(recording) = &self.recording {
+            recording.events().reopen_audit_log().await;
+        }
+    }
+
+    /// Ends: accepts nothing more, waits for the requests in flight, and writes what is in memory.
+    pub async fn drain(self) {
+        tracing::info!("draining");
+        self.draining.send_replace(true);
+        for listener in &self.listeners {
+            listener.shut_down();
+        }
+        // They close, and remove their socket files, before the process may end.
+        for listener in self.listeners {
+            listener.closed().await;
+        }
+        if !self.server.drained(self.config.limits.drain).await {
+            tracing::warn!("limits.drain has expired; remaining requests are cut off");
+        }
+        // Until now they reported the gateway as live and not ready.
+        for listener in self.admin_listeners {
+            listener.close().await;
+        }
+        self.admin.borrow().write_history();
+        self.store.blobs.stop();
+        if let Some(recording) = &self.recording {
+            recording.events().flush().await;
+        }
+    }
+}
+
+fn subscribe_to_alerts(current: watch::Receiver<Option<Events>>) {
+    telemetry::alerts::subscribe(move |alert| {
+        if let Some(events) = &*current.borrow() {
+            events.alert(alert);
+        }
+    });
+}
+
+/// Binds all listeners.
+async fn open_sockets(
+    config: &Config,
+) -> Result<(Vec<Bound>, Vec<(AdminPlace, Bound)>), ServeError> {
+    let mut bounds = Vec::new();
+    for (listen, address) in config.listen.iter().zip(addresses(config)) {
+        bounds.push(bind(&address, listen.routing().scheme).await?);
+    }
+    let mut admin_bounds = Vec::new();
+    for place in admin_places(config) {
+        if let Some(bound) = bind_admin(&place, config).await? {
+            admin_bounds.push((place, bound));
+        }
+    }
+    Ok((bounds, admin_bounds))
+}
+
+fn announce(
+    config: &Config,
+    bounds: &[Bound],
+    admin_bounds: &[(AdminPlace, Bound)],
+    certificates: &Certificates,
+    store: &Store,
+) {
+    let configured = admin_bounds
+        .iter()
+        .filter(|(place, _)| place.kind == AdminKind::Configured);
+    let admin_listeners: Vec<_> = configured
+        .map(|(place, bound)| (bound.url.as_str(), place.scope))
+        .collect();
+    let urls: Vec<&str> = bounds.iter().map(|bound| bound.url.as_str()).collect();
+    announce::announce(&Announcement {
+        listeners: &urls,
+        admin_listeners: &admin_listeners,
+        client_urls: &client_urls(config, &urls),
+        authority: certificates.authority.as_ref(),
+        store,
+        config,
+    });
+}
+
+fn start_listeners(
+    config: &Config,
+    state: &Arc<AppState>,
+    server: &Server,
+    parts: &mut Parts,
+    bounds: Vec<Bound>,
+) -> Vec<RunningListener> {
+    let listeners = config.listen.iter().zip(bounds).zip(parts.tls.drain(..));
+    let listeners = listeners.map(|((listen, bound), tls)| {
+        let service = Service {
+            gateway: Gateway::new(state.clone(), listen.routing()),
+            tls,
+            settings: config.server_settings(),
+            url: bound.url.clone(),
+        };
+        RunningListener::start(server, listen.listen_address(), bound, service)
+    });
+    listeners.collect()
+}
+
+/// What a configuration makes of the admin API.
+pub(super) fn configured(
+    config: &Config,
+    state: &Arc<AppState>,
+    parts: &mut Parts,
+    listeners: &[RunningListener],
+) -> admin::Configured {
+    let urls: Vec<&str> = listeners.iter().map(|one| one.url.as_str()).collect();
+    let explained = config.listen.iter().zip(&urls).map(|(listen, url)| {
+        let listener = ExplainedListener {
+            address: listen.address.to_string(),
+            url: (*url).to_owned(),
+        };
+        (listener, Gateway::new(state.clone(), listen.routing()))
+    });
+    admin::Configured {
+        settings: config.admin_settings(pull_authority(&client_urls(config, &urls))),
+        mirror: state.mirror.clone(),
+        explainer: Explainer::new(explained.collect()),
+        authenticator: parts.operators.take(),
+        tls: parts.admin_tls.take(),
+        audit_log: state.events.clone(),
+        listeners: listeners.iter().map(RunningListener::task).collect(),
+    }
+}
+
+/// The listeners with the URLs by which clients reach them; `urls` are those that they are bound to.
+fn client_urls<'a>(config: &'a Config, urls: &[&str]) -> Vec<(&'a Listen, Option<String>)> {
+    let machine = machine_name();
+    let listeners = config.listen.iter().zip(urls);
+    let with_url = |(listen, url): (&'a Listen, &&str)| {
+        (listen, client_url(listen, bound_port(url), &machine))
+    };
+    listeners.map(with_url).collect()
+}
+
+/// The authority that clients pull any image from: that of the first listener for all registries, with TLS if there is one.
+fn pull_authority(listeners: &[(&Listen, Option<String>)]) -> Option<String> {
+    let general = listeners
+        .iter()
+        .filter(|(listen, _)| listen.registry.is_none());
+    let urls: Vec<&String> = general.filter_map(|(_, url)| url.as_ref()).collect();
+    let encrypted = urls.iter().find(|url| url.starts_with("https:"));
+    let (_, authority) = encrypted.or(urls.first())?.split_once("://")?;
+    Some(authority.to_owned())
+}
