@@ -4,6 +4,7 @@ mod listeners;
 mod parts;
 mod reload;
 mod running;
+mod service_manager;
 
 use std::io;
 
@@ -16,6 +17,7 @@ use gateway::TlsError;
 use reload::ReloadError;
 use running::Running;
 use runtime::BindError;
+use service_manager::ServiceManager;
 
 /// Reads the configuration again, to take the place of the one that is in force.
 pub type Load = Box<dyn Fn(&Config) -> Result<Config, Faults>>;
@@ -125,30 +127,38 @@ async fn run(
     let mut stop = Stop::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let (sender, mut commands) = mpsc::channel(1);
+    let manager = ServiceManager::of_environment();
     let mut running = Running::start(config, load, fills_on, sender).await?;
+    manager.ready();
     loop {
         tokio::select! {
             () = stop.wait() => break,
             _ = hangup.recv() => {
                 running.reopen_audit_log().await;
-                let _ = reload_and_log(&mut running).await;
+                let _ = reload_and_log(&mut running, &manager).await;
             }
             Some(command) = commands.recv() => match command {
                 admin::Command::Reload(answer) => {
-                    let reloaded = reload_and_log(&mut running).await;
+                    let reloaded = reload_and_log(&mut running, &manager).await;
                     // The client may have disconnected.
                     let _ = answer.send(reloaded.map_err(|error| error.to_string()));
                 }
             }
         }
     }
+    manager.stopping();
     running.drain().await;
     Ok(())
 }
 
 /// Reloads the configuration, and logs what came of it.
-async fn reload_and_log(running: &mut Running) -> Result<admin::Configuration, ReloadError> {
+async fn reload_and_log(
+    running: &mut Running,
+    manager: &ServiceManager,
+) -> Result<admin::Configuration, ReloadError> {
+    manager.reloading();
     let reloaded = running.reload().await;
+    manager.ready();
     match &reloaded {
         Ok(configuration) => {
             let file = configuration.path.as_deref().unwrap_or("-");

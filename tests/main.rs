@@ -47,6 +47,7 @@ mod reload;
 mod request_ids;
 mod search;
 mod segments;
+mod service_manager;
 mod setup;
 mod soak;
 mod stall;
