@@ -32,7 +32,7 @@ async function explain(event) {
 }
 
 const part = (title, verdict, ...rest) => el("section", {}, el("header", {}, el("h2", {}, title), verdict), rest);
-const because = (text) => el("p", {}, text);
+const because = (text) => el("p", { class: "sentence" }, text);
 const code = (text) => el("code", { class: "break" }, text);
 
 function render(told) {
