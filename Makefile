@@ -18,7 +18,7 @@ test: ## install the real registries and clients where possible, then test every
 test-minimal: ## test the gateway built without the feature v1, in a few minutes
 	@scripts/test-minimal.sh
 
-test-browser: ## test the dashboard in headless Chromium, in a quarter of an hour
+test-browser: ## test the dashboard in headless Chromium, as `make test` does
 	@scripts/test-browser.sh
 
 test-long: ## in two hours: rights of random users, a soak, a week of CI, 200 kills, fuzzing

@@ -31,6 +31,8 @@ deny() {
 
 check "format" format
 check "clippy" brief cargo clippy --locked --workspace --all-targets -- -D warnings
+# A target that `cargo test` leaves out is not among all targets.
+check "clippy of the browser test" brief cargo clippy --locked --workspace --test browser -- -D warnings
 check "documentation" documentation
 check "licences and sources" deny
 ((${#failed[@]} == 0)) || die "FAILED: ${failed[*]}"

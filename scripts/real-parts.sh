@@ -6,7 +6,7 @@ source "$(dirname "$0")/lib.sh"
 
 all=(docker-registry skopeo podman buildah containerd docker.io runc crun uidmap busybox-static
     iproute2 nginx apache2-utils wrk nghttp2-client jq curl python3 prometheus moto s3s-fs debootstrap
-    debian-root)
+    debian-root chromium node playwright)
 failed=0
 if (($# == 0)); then
     set -- "${all[@]}"
@@ -59,7 +59,7 @@ debian_root() {
 playwright() { (cd tests/browser && npm ci --silent --no-audit --no-fund); }
 for name in "$@"; do
     case $name in
-        chromium) part chromium chromium install_packages chromium ;;
+        chromium) has google-chrome || has chromium-browser || part chromium chromium install_packages chromium ;;
         node) part "node and npm" npm install_packages nodejs npm ;;
         playwright) [[ -d tests/browser/node_modules/playwright-core ]] || part "playwright-core and axe-core" playwright-core playwright ;;
         debian-root) [[ -x $home/debian-root/usr/bin/dpkg ]] || part "a fresh Debian" debian-root debian_root ;;

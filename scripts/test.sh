@@ -18,11 +18,13 @@ parts() {
 
 # Hides the tests that pass.
 tests() {
-    brief cargo test --locked --workspace --no-fail-fast | tee "$log" | grep --line-buffered -vE '^(test .* \.\.\. ok)?$'
+    brief cargo test --locked --no-fail-fast "$@" | tee -a "$log" | grep --line-buffered -vE '^(test .* \.\.\. ok)?$'
 }
 
 check "real parts" parts
-check "tests" tests
+check "tests" tests --workspace
+# It needs the machine to itself.
+check "the dashboard in a browser" tests --workspace --test browser
 # A second for each target; `make test-long` takes longer.
 check "fuzz" scripts/fuzz.sh 1
 

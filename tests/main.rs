@@ -11,7 +11,6 @@ mod admin;
 mod audit;
 mod bad_input;
 mod bodies;
-mod browser;
 mod bucket;
 mod budget;
 mod cache;

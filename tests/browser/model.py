@@ -1,4 +1,4 @@
-"""The gateway that the mock shows: 100,000 repositories, some with names that hurt, fills that progress, a log.
+"""The gateway that the mock shows: 1,000 repositories, some with names that hurt, fills that progress, a log.
 
 Everything is a function of the time since start, of a seed, and of what was purged and pinned.
 """
@@ -15,7 +15,7 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 MIB = 1 << 20
-REPOSITORIES = 100_000
+REPOSITORIES = 1_000
 
 SCRIPT = "<script>window.broken=1</script>"
 SPECIAL = [

@@ -5,10 +5,11 @@ import { createInterface } from "node:readline";
 import { once } from "node:events";
 
 const here = new URL(".", import.meta.url).pathname;
-const mock = spawn("python3", [`${here}mock.py`], { stdio: ["ignore", "pipe", "inherit"] });
+const python = process.env.PYTHON ?? "python3";
+const mock = spawn(python, [`${here}mock.py`], { stdio: ["ignore", "pipe", "inherit"] });
 const [url] = await once(createInterface({ input: mock.stdout }), "line");
 let failed = false;
-for (const command of [["python3", `${here}contract.py`, url], ["node", `${here}page.mjs`, url]]) {
+for (const command of [[python, `${here}contract.py`, url], [process.execPath, `${here}page.mjs`, url]]) {
   const [code] = await once(spawn(command[0], command.slice(1), { stdio: "inherit" }), "exit");
   failed ||= code !== 0;
 }
