@@ -13,6 +13,8 @@ const MIN_TIME_LEFT: Duration = Duration::from_secs(5);
 /// with a burst, others slowly.
 const INTERVAL: Duration = Duration::from_secs(1);
 const SETTLING: Duration = Duration::from_millis(500);
+/// How many rates in turn must be too low before a connection is not useful.
+const MEASUREMENTS: u32 = 3;
 /// Splits are at multiples of this offset, in bytes: a restart trusts whole blocks only.
 const ALIGNMENT: u64 = 64 << 10;
 /// The smallest remainder that is split, in bytes.
@@ -77,8 +79,8 @@ pub(super) struct SegmentPlanner {
     allowed: u32,
     /// How many connections raised the rate so far, the first one included.
     useful: u32,
-    /// The rate before the connection that is on trial.
-    baseline: Option<u64>,
+    /// The last connection, until it is known whether it raised the rate.
+    trial: Option<Trial>,
     /// Whether more than the useful connections are tried.
     trials: Trials,
     /// Bytes per second, as measured last.
@@ -94,6 +96,15 @@ enum Trials {
     Allowed,
     /// The last connection did not raise the rate.
     Over,
+}
+
+/// A connection that is not known to be useful yet.
+#[derive(Clone, Copy, Debug)]
+struct Trial {
+    /// The rate before it, in bytes per second.
+    baseline: u64,
+    /// How often the rate was measured since, and not raised.
+    failed: u32,
 }
 
 /// Why another connection is opened.
@@ -125,7 +136,7 @@ impl SegmentPlanner {
         Self {
             allowed,
             useful: 1,
-            baseline: None,
+            trial: None,
             trials: Trials::Allowed,
             rate: 0,
             window: None,
@@ -206,7 +217,10 @@ impl SegmentPlanner {
         }
         let step = self.choose(remainders, connections, purpose);
         if purpose == Purpose::Trial && step != SegmentStep::Wait {
-            self.baseline = Some(self.rate);
+            self.trial = Some(Trial {
+                baseline: self.rate,
+                failed: 0,
+            });
         }
         step
     }
@@ -240,15 +254,18 @@ impl SegmentPlanner {
         true
     }
 
-    /// Decides whether the last connection raised the rate by a fifth.
+    /// Decides whether the last connection raised the rate by a fifth. One second's rate may be low by chance.
     fn judge(&mut self, connections: u32) {
-        let Some(baseline) = self.baseline.take() else {
+        let Some(trial) = self.trial.take() else {
             return;
         };
+        let failed = trial.failed + 1;
         if connections <= self.useful {
             // It ended before it was judged.
-        } else if u128::from(self.rate) * 5 >= u128::from(baseline) * 6 {
+        } else if u128::from(self.rate) * 5 >= u128::from(trial.baseline) * 6 {
             self.useful = connections;
+        } else if failed < MEASUREMENTS {
+            self.trial = Some(Trial { failed, ..trial });
         } else {
             self.trials = Trials::Over;
         }

@@ -95,10 +95,21 @@ fn connections_are_added_while_each_raises_the_rate() {
             // 9 MiB/s: the second connection was worth less than a fifth, and no other is tried.
             (50, 57, two(45, 96), SegmentStep::Wait),
             (60, 66, two(49, 101), SegmentStep::Wait),
+            (70, 75, two(54, 105), SegmentStep::Wait),
             // The second one is not replaced either.
-            (70, 75, vec![receiving(54, 144)], SegmentStep::Wait),
-            (80, 85, vec![receiving(64, 144)], SegmentStep::Wait),
-            (91, 95, vec![receiving(74, 144)], SegmentStep::Wait),
+            (80, 84, vec![receiving(54, 144)], SegmentStep::Wait),
+            (90, 94, vec![receiving(64, 144)], SegmentStep::Wait),
+            (101, 104, vec![receiving(74, 144)], SegmentStep::Wait),
+        ],
+    );
+    // One slow second ends nothing: a third connection takes half of the largest remainder.
+    run(
+        with_two(),
+        vec![
+            (30, 32, two(32, 84), SegmentStep::Wait),
+            (40, 48, two(40, 92), SegmentStep::Wait),
+            (50, 57, two(45, 96), SegmentStep::Wait),
+            (60, 73, two(40, 100), open(122, 144)),
         ],
     );
 }
