@@ -27,6 +27,7 @@ export ROADSTEAD_PUSH_MIB=${ROADSTEAD_PUSH_MIB:-1024}
 long "a soak of $ROADSTEAD_SOAK s" soak::store_survives_long_load
 long "a week of CI in $ROADSTEAD_BUDGET s" budget::week::quota_of_one_address_lasts_for_a_ci
 long "$ROADSTEAD_ROLLOUT rollouts to a fleet" fleet::rollout::rollout_crosses_the_line_once
+long "first bytes through two gateways" fleet::first_byte::first_byte_comes_through_both_nodes_at_once
 long "$ROADSTEAD_KILLS kills" kill::store_is_consistent_after_kills
 long "a push of $ROADSTEAD_PUSH_MIB MiB" push::bodies::long_patch_keeps_memory_flat
 if [[ -f docs/instructions.json ]]; then

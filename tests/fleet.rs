@@ -1,6 +1,7 @@
 //! `store.bucket.advertise`: gateways that share a bucket read a cold blob from the one that fetches it, while it does.
 
 mod corruption;
+mod first_byte;
 mod losses;
 mod rights;
 mod rollout;
