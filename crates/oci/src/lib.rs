@@ -36,6 +36,7 @@ pub mod range;
 pub mod rate_limit;
 pub mod references;
 pub mod schema1;
+pub mod storage;
 pub mod v1;
 pub mod v1_to_v2;
 pub mod v2;

@@ -1,6 +1,7 @@
 //! Mechanisms that several crates share, without a policy of their own.
 
 mod bind_error;
+pub mod folder;
 pub mod generation;
 pub mod keys_folder;
 pub mod listen;

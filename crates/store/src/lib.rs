@@ -33,6 +33,7 @@
     )
 )]
 
+mod adopt;
 mod blobs;
 mod bucket;
 mod degraded;
@@ -68,6 +69,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+pub use adopt::Adopted;
 pub use blobs::{Blob, Blobs};
 pub use bucket::{
     Bucket, Lease, LeaseHolder, Leased, Object, SetUpError as BucketError,

@@ -15,7 +15,7 @@ use super::partials::{self, OpenPartial, ParkedPartial, PartialNote, Partials, P
 use super::segment::{Segment, SegmentWriter, Segments};
 use super::space::BlobKind;
 use super::space::{Full, Reservation};
-use oci::digest::Digest;
+use oci::digest::{Digest, Hasher};
 
 /// Why a staged blob was not committed.
 #[derive(Debug, thiserror::Error)]
@@ -139,6 +139,11 @@ impl StagedBlob {
     /// Marks the file as never resumed, without a note.
     pub(super) fn make_unresumable(&mut self) {
         self.staged.has_note = false;
+    }
+
+    /// Sets the hasher of bytes that were not written by [`StagedBlob::append`].
+    pub(super) fn set_hasher(&mut self, hasher: Hasher) {
+        self.progress.hasher = hasher;
     }
 
     /// The staged file, for readers that follow it.

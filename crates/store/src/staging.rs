@@ -129,7 +129,7 @@ impl Blobs {
     }
 
     /// The path of a separate file, for a body that is written at once.
-    fn unique_path(&self, key: &Digest) -> PathBuf {
+    pub(super) fn unique_path(&self, key: &Digest) -> PathBuf {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
 
         self.partials

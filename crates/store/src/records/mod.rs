@@ -254,6 +254,12 @@ impl RecordStore {
         }
     }
 
+    /// Whether a record is on disk. Blocks on the disk.
+    pub fn is_on_disk<K: TypedKey>(&self, key: &K) -> bool {
+        let path = key.clone().into().path();
+        self.inner.files.full_path(&path).is_file()
+    }
+
     /// Stores a record of this gateway, which is not shared.
     pub async fn put<K: TypedKey>(&self, key: &K, record: K::Value) -> Arc<K::Value> {
         let question = self.ask(key);
