@@ -17,7 +17,7 @@ tests() {
 
 # The crates of v2; the root package is tested below. Of these only the gateway has features.
 units() {
-    local crates=(telemetry oci runtime store upstream access events mirror gateway)
+    local crates=(telemetry oci runtime store import upstream access events mirror gateway)
     brief cargo test --locked --no-default-features --no-fail-fast --lib "${crates[@]/#/--package=roadstead-}" |
         grep --line-buffered -vE '^(test .* \.\.\. ok)?$'
 }

@@ -3,6 +3,7 @@
 mod admin_client;
 mod explain;
 mod health;
+mod import;
 mod operate;
 mod progress;
 mod setup;
@@ -95,6 +96,14 @@ enum Command {
     /// Have the running gateway apply its configuration as the file is now. Exits 0 once it is in force; a configuration that
     /// cannot be applied changes nothing, and exits 78.
     Reload(File),
+    /// Take the storage folder of another registry into the store, so that it need not be filled again. The gateway must be
+    /// stopped. Exits 1 if something is damaged or does not fit; the rest is imported all the same.
+    Import {
+        #[command(flatten)]
+        arguments: import::ImportArguments,
+        #[command(flatten)]
+        file: File,
+    },
     /// Have the running gateway rehash its store and quarantine damaged content. Exits 1 if there is any.
     Verify(File),
     /// Print every key of the configuration in Markdown: the tables of docs/configuration.md.
@@ -173,6 +182,9 @@ pub fn main() -> ExitCode {
             }
         },
         Command::Reload(file) => with(&file, operate::reload),
+        Command::Import { arguments, file } => {
+            with(&file, |config| import::run(config, &arguments))
+        }
         Command::Verify(file) => with(&file, operate::verify),
         Command::Explain(options) => with(&options.file, |config| explain::run(config, &options)),
         Command::Reference => {

@@ -494,7 +494,7 @@ fn usage() {
     let help = run(dir.path(), &["--help"], &[]);
     assert_eq!(help.code, Some(0));
     for command in [
-        "serve", "check", "passwd", "stats", "purge", "warm", "verify",
+        "serve", "check", "passwd", "stats", "purge", "warm", "verify", "import",
     ] {
         let listed = help
             .out

@@ -32,6 +32,7 @@ mod limits;
 mod login;
 mod memory;
 mod model;
+mod move_in;
 mod outage;
 mod package;
 mod partials;

@@ -53,6 +53,15 @@ impl ProgressDisplay {
         }
     }
 
+    /// Prints a line of its own.
+    pub fn line(&mut self, text: &str) {
+        let mut stderr = io::stderr();
+        if self.drawn > 0 {
+            let _ = write!(stderr, "\r{:<drawn$}\r", "", drawn = self.drawn);
+        }
+        let _ = writeln!(stderr, "{text}");
+    }
+
     pub fn end(&mut self) {
         if self.drawn > 0 {
             let _ = writeln!(io::stderr());
@@ -75,7 +84,7 @@ pub fn verify_line(line: &VerifyLine, style: ProgressStyle) -> String {
 }
 
 /// A percentage, after its bar if there is one.
-fn gauge(done: u64, style: ProgressStyle) -> String {
+pub fn gauge(done: u64, style: ProgressStyle) -> String {
     let drawn = if style == ProgressStyle::Bar {
         let full = (done * BAR / 100).min(BAR);
         let (full, empty) = ("#".repeat(index(full)), "-".repeat(index(BAR - full)));

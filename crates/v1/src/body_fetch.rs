@@ -222,7 +222,7 @@ async fn request(
 }
 
 /// Whether a body has the requested shape: an error page must not be stored for ever.
-fn is_expected(endpoint: &Endpoint, bytes: &[u8]) -> bool {
+pub(super) fn is_expected(endpoint: &Endpoint, bytes: &[u8]) -> bool {
     use serde_json::Value;
 
     let Ok(json) = serde_json::from_slice::<Value>(bytes) else {

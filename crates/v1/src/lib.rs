@@ -17,6 +17,7 @@ mod cached;
 mod claim;
 mod client;
 mod dry_run;
+mod import;
 mod layer;
 mod layer_source;
 mod origin;

@@ -191,6 +191,11 @@ impl Registry {
         self.environment = vec![("SSL_CERT_FILE".to_owned(), ca)];
     }
 
+    /// Its storage folder.
+    pub fn storage(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
     /// `http://127.0.0.1:PORT` or `https://…`.
     pub fn url(&self) -> String {
         let scheme = if self.ca.is_some() { "https" } else { "http" };

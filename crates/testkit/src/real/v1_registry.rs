@@ -1,7 +1,7 @@
 //! docker-registry 0.9.1, the last registry of the v1 API, on the Python 2.7 that `scripts/v1-registry.sh`
 //! found; and the scripted registry as its substitute.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -14,9 +14,9 @@ use crate::{eventually, sha256};
 
 /// A registry over files in a temporary directory.
 pub struct DockerRegistry {
-    process: Process,
+    process: Option<Process>,
     address: String,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl DockerRegistry {
@@ -53,9 +53,9 @@ impl DockerRegistry {
             Some(rest.split_whitespace().next()?.to_owned())
         });
         Ok(Self {
-            process,
+            process: Some(process),
             address,
-            _dir: dir,
+            dir,
         })
     }
 
@@ -66,7 +66,17 @@ impl DockerRegistry {
 
     /// Its log, with every request.
     pub fn log(&self) -> String {
-        self.process.log()
+        crate::process::read_lossy(&self.dir.path().join("registry.log"))
+    }
+
+    /// Its storage folder.
+    pub fn storage(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Kills it: connections are refused from now on.
+    pub fn down(&mut self) {
+        self.process = None;
     }
 
     /// Pushes an image of these JSON documents and layers, root first, with the requests of Docker

@@ -100,6 +100,11 @@ impl BodyRecords {
         Ok(found.map(|found| found.value))
     }
 
+    /// Whether the pointer to a body is on disk. Blocks on the disk.
+    pub fn is_on_disk(&self, registry: &Registry, endpoint: &Endpoint) -> bool {
+        self.records.is_on_disk(&key(registry, endpoint))
+    }
+
     /// Starts a question to the upstream, whose answer will be stored.
     pub fn ask(&self, registry: &Registry, endpoint: &Endpoint) -> Question<BodyPointer> {
         self.records.ask(&key(registry, endpoint))

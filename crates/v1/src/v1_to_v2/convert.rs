@@ -26,11 +26,11 @@ use upstream::UpstreamError;
 const MAX_CHAIN_READS: usize = 3;
 
 /// An image of a chain.
-pub(super) type ChainLink = (ImageId, SourceImage);
+pub(crate) type ChainLink = (ImageId, SourceImage);
 
 impl Registries {
     /// Converts an image, unless that failed a moment ago.
-    pub(super) async fn convert(
+    pub(crate) async fn convert(
         self: Arc<Self>,
         source: V1Repository,
         top: ImageId,
@@ -170,7 +170,7 @@ impl Registries {
     }
 
     /// An image and its ancestors, root first; `None` if one has no record.
-    pub(super) async fn chain(&self, registry: &Registry, top: &ImageId) -> Option<Vec<ChainLink>> {
+    pub(crate) async fn chain(&self, registry: &Registry, top: &ImageId) -> Option<Vec<ChainLink>> {
         let mut seen = HashSet::new();
         let mut links = Vec::new();
         let mut next = Some(top.clone());
@@ -218,7 +218,7 @@ impl Registries {
     }
 
     /// Links everything of a converted image to a repository.
-    pub(super) async fn link_converted(
+    pub(crate) async fn link_converted(
         &self,
         name: &RepositoryName,
         top: &ImageId,
@@ -259,7 +259,7 @@ impl Registries {
 }
 
 /// Converts a chain of recorded images.
-pub(super) fn converted(chain: &[ChainLink]) -> Result<ConvertedImage, MirrorError> {
+pub(crate) fn converted(chain: &[ChainLink]) -> Result<ConvertedImage, MirrorError> {
     let mut descriptions = Vec::with_capacity(chain.len());
     for (id, image) in chain {
         let description = v1_to_v2::description(image.json.as_bytes(), id, image.parent.as_ref());

@@ -109,6 +109,71 @@ pub(super) fn repack(layer: impl Read, out: &mut impl Write) -> Result<(), Layer
     }
 }
 
+/// Why a layer is not known to be whole.
+#[derive(Debug)]
+pub(crate) enum WholeLayerError {
+    /// It does not decompress to its end.
+    Damaged,
+    /// Its format shows no end, or is one that is not read here.
+    Unknown,
+    /// It cannot be read.
+    Read(io::Error),
+}
+
+/// Checks that a layer ends where its format says: one that was cut off does not.
+///
+/// # Errors
+/// [`WholeLayerError`] otherwise.
+pub(crate) fn check_whole(layer: impl Read) -> Result<(), WholeLayerError> {
+    let (format, whole) = sniff(layer).map_err(|error| match error {
+        LayerError::Read(error) => WholeLayerError::Read(error),
+        _ => WholeLayerError::Unknown,
+    })?;
+    let mut tar = TarEnd::default();
+    let read = match format {
+        LayerFormat::Gzip => copy(MultiGzDecoder::new(whole), &mut tar),
+        LayerFormat::Xz => Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)
+            .map_err(io::Error::from)
+            .and_then(|stream| copy(XzDecoder::new_stream(whole, stream), &mut tar)),
+        LayerFormat::Plain => {
+            copy(whole, &mut tar).map_err(WholeLayerError::Read)?;
+            let is_whole = tar.length.is_multiple_of(512) && tar.zeros >= TAR_END;
+            return is_whole.then_some(()).ok_or(WholeLayerError::Unknown);
+        }
+    };
+    read.map_err(|_| WholeLayerError::Damaged)
+}
+
+/// A tar archive ends with two blocks of zeros.
+const TAR_END: u64 = 1024;
+
+/// The length of an archive, and how many zeros it ends with.
+#[derive(Default)]
+struct TarEnd {
+    length: u64,
+    zeros: u64,
+}
+
+impl Write for TarEnd {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.length += bytes.len() as u64;
+        if self.length > MAX_TAR {
+            return Err(io::Error::other("too long"));
+        }
+        let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count();
+        self.zeros = if zeros == bytes.len() {
+            self.zeros + zeros as u64
+        } else {
+            zeros as u64
+        };
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A blocking reader of a stored blob.
 pub(super) fn reader_of(blob: StoredBlob) -> Box<dyn Read + Send> {
     match blob {
@@ -253,5 +318,36 @@ impl<W: Write> Write for TeeWriter<'_, W> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_that_were_cut_off_are_not_whole() {
+        let mut tar = vec![7; 512];
+        tar.extend([0; 1024]);
+        let gzip = testkit::gzip(&tar);
+        let outcome = |bytes: &[u8]| match check_whole(bytes) {
+            Ok(()) => "whole",
+            Err(WholeLayerError::Damaged) => "damaged",
+            Err(WholeLayerError::Unknown) => "unknown",
+            Err(WholeLayerError::Read(_)) => "unreadable",
+        };
+        for (bytes, expected) in [
+            (&gzip[..], "whole"),
+            (&gzip[..gzip.len() - 1], "damaged"),
+            (&gzip[..12], "damaged"),
+            (&tar[..], "whole"),
+            (&tar[..1024], "unknown"),
+            (&tar[1..], "unknown"),
+            (&[0; 1024], "whole"),
+            (b"BZh91AY", "unknown"),
+            (b"", "unknown"),
+        ] {
+            assert_eq!(outcome(bytes), expected, "{} bytes", bytes.len());
+        }
     }
 }

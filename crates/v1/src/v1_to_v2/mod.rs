@@ -14,6 +14,8 @@ mod queries;
 mod repack;
 mod search;
 
+pub(super) use layer::{WholeLayerError, check_whole};
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
