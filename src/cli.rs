@@ -4,6 +4,8 @@ mod admin_client;
 mod explain;
 mod health;
 mod import;
+#[cfg(feature = "v1")]
+mod migrate;
 mod operate;
 mod progress;
 mod setup;
@@ -104,6 +106,15 @@ enum Command {
         #[command(flatten)]
         file: File,
     },
+    /// Push the images of a registry's v1 side to its v2 side, as v2 clients see them there. It can be interrupted and run
+    /// again. Exits 1 if an image was not migrated; the others are.
+    #[cfg(feature = "v1")]
+    Migrate {
+        #[command(flatten)]
+        arguments: migrate::MigrateArguments,
+        #[command(flatten)]
+        file: File,
+    },
     /// Have the running gateway rehash its store and quarantine damaged content. Exits 1 if there is any.
     Verify(File),
     /// Print every key of the configuration in Markdown: the tables of docs/configuration.md.
@@ -184,6 +195,10 @@ pub fn main() -> ExitCode {
         Command::Reload(file) => with(&file, operate::reload),
         Command::Import { arguments, file } => {
             with(&file, |config| import::run(config, &arguments))
+        }
+        #[cfg(feature = "v1")]
+        Command::Migrate { arguments, file } => {
+            with(&file, |config| migrate::run(config, &arguments))
         }
         Command::Verify(file) => with(&file, operate::verify),
         Command::Explain(options) => with(&options.file, |config| explain::run(config, &options)),

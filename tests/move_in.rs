@@ -1,7 +1,9 @@
 //! Moving in: `roadstead import` takes the storage folders of real registries into the store, which serves them while
-//! those are gone.
+//! those are gone, and `roadstead migrate` pushes the images of a v1 registry to a v2 one.
 
 mod distribution;
+#[cfg(feature = "v1")]
+mod migrate;
 #[cfg(feature = "v1")]
 mod v1;
 

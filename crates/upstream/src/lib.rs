@@ -25,6 +25,7 @@ mod pass;
 mod peer;
 mod preview;
 mod probe;
+mod push;
 mod rate_limit;
 mod request;
 mod response;
@@ -51,6 +52,7 @@ pub use observations::ResponseTimes;
 pub use pass::{Body, BrokenOff, Feed, OnClosedConnection, Passed, Passing};
 pub use peer::{PeerClient, PeerRequest};
 pub use preview::{Preview, Read};
+pub use push::{Begun, Upload};
 pub use request::{BODY_HEADERS_TIMEOUT, Identity, SHORT_TIMEOUT, UpstreamRequest};
 pub use response::{UpstreamResponse, WholeResponse};
 

@@ -20,6 +20,7 @@ mod dry_run;
 mod import;
 mod layer;
 mod layer_source;
+mod migrate;
 mod origin;
 mod pass_through;
 mod records;
@@ -33,6 +34,9 @@ pub use body_fetch::V1Answer;
 pub use claim::Claim;
 pub use client::V1Pass;
 pub use dry_run::{PlannedImage, PlannedLayer, PlannedV1Pull, V1Source};
+pub use migrate::{
+    MigratedImage, MigrationError, MigrationLine, MigrationOutcome, MigrationReport, Selection,
+};
 pub use origin::V1Settings;
 pub use pass_through::v1_list;
 pub use records::{RECORDS, V1ImageRecord};
@@ -108,6 +112,10 @@ impl Registries {
             of(self) != of(after)
         };
         all.into_iter().filter(is_changed).cloned().collect()
+    }
+
+    fn store(&self) -> &Store {
+        &self.store
     }
 }
 

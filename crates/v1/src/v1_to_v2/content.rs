@@ -41,7 +41,7 @@ impl Registries {
     }
 
     /// The source of an evicted blob of a converted image; `None` if it does not belong to the repository.
-    pub(super) async fn blob_of_v1(
+    pub(crate) async fn blob_of_v1(
         &self,
         name: &RepositoryName,
         digest: &Digest,

@@ -14,6 +14,7 @@ mod queries;
 mod repack;
 mod search;
 
+pub(super) use convert::converted;
 pub(super) use layer::{WholeLayerError, check_whole};
 
 use std::collections::BTreeSet;

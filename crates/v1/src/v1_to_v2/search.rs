@@ -41,7 +41,7 @@ struct SearchResult {
 
 impl Registries {
     /// All names on the v1 side; `None` if it has no search, or its images are not served to v2 clients.
-    pub(super) async fn names_of_v1(
+    pub(crate) async fn names_of_v1(
         &self,
         registry: &Registry,
         budget: &mut RequestBudget,
