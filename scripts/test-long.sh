@@ -23,11 +23,13 @@ export ROADSTEAD_SOAK=${ROADSTEAD_SOAK:-600}
 export ROADSTEAD_BUDGET=${ROADSTEAD_BUDGET:-1008}
 export ROADSTEAD_KILLS=${ROADSTEAD_KILLS:-200}
 export ROADSTEAD_ROLLOUT=${ROADSTEAD_ROLLOUT:-5}
+export ROADSTEAD_SCALE=${ROADSTEAD_SCALE:-3}
 export ROADSTEAD_PUSH_MIB=${ROADSTEAD_PUSH_MIB:-1024}
 long "a soak of $ROADSTEAD_SOAK s" soak::store_survives_long_load
 long "a week of CI in $ROADSTEAD_BUDGET s" budget::week::quota_of_one_address_lasts_for_a_ci
 long "$ROADSTEAD_ROLLOUT rollouts to a fleet" fleet::rollout::rollout_crosses_the_line_once
 long "first bytes through two gateways" fleet::first_byte::first_byte_comes_through_both_nodes_at_once
+long "$ROADSTEAD_SCALE changes of a fleet behind a balancer" fleet::scale::fleet_behind_a_balancer_survives_changes
 long "$ROADSTEAD_KILLS kills" kill::store_is_consistent_after_kills
 long "a push of $ROADSTEAD_PUSH_MIB MiB" push::bodies::long_patch_keeps_memory_flat
 if [[ -f docs/instructions.json ]]; then

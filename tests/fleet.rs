@@ -1,10 +1,12 @@
 //! `store.bucket.advertise`: gateways that share a bucket read a cold blob from the one that fetches it, while it does.
 
+mod client;
 mod corruption;
 mod first_byte;
 mod losses;
 mod rights;
 mod rollout;
+mod scale;
 mod slow;
 mod tickets;
 mod transport;

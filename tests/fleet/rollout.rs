@@ -3,18 +3,13 @@
 //!
 //! A few seconds; `ROADSTEAD_ROLLOUT` sets the number of rounds, of larger blobs then (`make test-long`: 5).
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "clients pause on threads of their own"
-)]
-
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use testkit::http::Connect;
 use testkit::origin::Fault;
 use testkit::s3::Ill;
 
+use super::client::Blob;
 use super::*;
 
 const NODES: usize = 3;
@@ -49,11 +44,6 @@ impl Weather {
 const SHORT: [Weather; 2] = [Weather::Calm, Weather::Kills];
 const LONG: [Weather; 3] = [Weather::Calm, Weather::Kills, Weather::KillsAndOutage];
 
-struct Blob {
-    path: String,
-    bytes: Vec<u8>,
-}
-
 #[test]
 fn rollout_crosses_the_line_once() {
     let _turn = crate::heavy_test();
@@ -79,15 +69,7 @@ fn rollout_crosses_the_line_once() {
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
 fn rollout(seed: u64, largest: usize, rate: u64, weather: Weather) {
     let scene = Scene::new(1);
-    let mut sizes = fastrand::Rng::with_seed(seed);
-    let blobs: Vec<Blob> = (0..BLOBS)
-        .map(|n| {
-            let bytes = random(seed ^ n as u64, sizes.usize(largest / 10..largest));
-            let digest = scene.origin.push_blob("library/app", bytes.clone());
-            let path = format!("/v2/library/app/blobs/{digest}");
-            Blob { path, bytes }
-        })
-        .collect();
+    let blobs = Blob::push(&scene, seed, BLOBS, largest);
     let size: usize = blobs.iter().map(|blob| blob.bytes.len()).sum();
     scene
         .origin
@@ -105,7 +87,7 @@ fn rollout(seed: u64, largest: usize, rate: u64, weather: Weather) {
                     let mut window: Vec<&Blob> = window.iter().collect();
                     random.shuffle(&mut window);
                     for blob in window {
-                        pull(url, blob);
+                        blob.pull(url);
                         done.fetch_add(1, Relaxed);
                     }
                 }
@@ -184,29 +166,4 @@ fn outage(scene: &Scene, nodes: &[Node], done: &AtomicUsize) -> u64 {
         });
     }
     sent(scene) - before
-}
-
-/// Pulls a blob, however often that takes; never wrong.
-fn pull(url: &str, blob: &Blob) {
-    testkit::eventually_within(Duration::from_secs(120), &blob.path, || {
-        let whole = try_pull(url, blob);
-        if whole.is_none() {
-            // As refused clients do.
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        whole
-    });
-}
-
-fn try_pull(url: &str, blob: &Blob) -> Option<()> {
-    let mut raw = Raw::connect_with(url, Connect::default()).ok()?;
-    let request = format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", blob.path);
-    raw.try_send(request).ok()?;
-    let head = raw.read_head().ok()?;
-    let (body, end) = raw.read_body("GET", &head);
-    if head.status != 200 {
-        return None;
-    }
-    assert!(blob.bytes.starts_with(&body), "other bytes: {}", blob.path);
-    (end == testkit::http::End::Complete).then(|| assert!(body.len() == blob.bytes.len()))
 }
