@@ -185,14 +185,8 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "roadstead", &mut io::stdout());
             ExitCode::SUCCESS
         }
-        Command::Man { folder } => match clap_mangen::generate_to(Cli::command(), &folder) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("roadstead: {}: {error}", folder.display());
-                ExitCode::FAILURE
-            }
-        },
         Command::Reload(file) => with(&file, operate::reload),
+        Command::Man { folder } => manual(&folder),
         Command::Import { arguments, file } => {
             with(&file, |config| import::run(config, &arguments))
         }
@@ -211,6 +205,17 @@ pub fn main() -> ExitCode {
             platform,
             file,
         } => with(&file, |config| operate::warm(config, &images, platform)),
+    }
+}
+
+/// Writes the manual's pages into a folder.
+fn manual(folder: &Path) -> ExitCode {
+    match clap_mangen::generate_to(Cli::command(), folder) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("roadstead: {}: {error}", folder.display());
+            ExitCode::FAILURE
+        }
     }
 }
 
