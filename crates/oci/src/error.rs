@@ -90,6 +90,12 @@ pub fn body(code: ErrorCode, message: &str) -> String {
     serde_json::json!({"errors": [{"code": code.as_str(), "message": message}]}).to_string()
 }
 
+/// The error body with `detail`, whose form is the server's own.
+pub fn detailed_body(code: ErrorCode, message: &str, detail: &serde_json::Value) -> String {
+    let error = serde_json::json!({"code": code.as_str(), "message": message, "detail": detail});
+    serde_json::json!({"errors": [error]}).to_string()
+}
+
 /// Whether an error body names a code.
 pub fn names(body: &[u8], code: ErrorCode) -> bool {
     #[derive(serde::Deserialize)]

@@ -1,4 +1,4 @@
-//! Patterns of repository names, as `owns` and `rules` write them.
+//! Patterns of repository names, as `owns` and `rules` write them, and of tags.
 
 use std::fmt;
 
@@ -82,6 +82,43 @@ impl Pattern {
 }
 
 impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A pattern of tags: `*` stands for any run of characters.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TagPattern {
+    text: String,
+    pieces: Component,
+}
+
+impl TagPattern {
+    /// # Errors
+    /// As [`Pattern::parse`].
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let known =
+            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'*');
+        if text.is_empty() || text.len() > LONGEST || !text.bytes().all(known) {
+            return Err(
+                "is not a pattern of tags; write letters, digits, `.`, `_`, `-` and `*`".to_owned(),
+            );
+        }
+        Ok(Self {
+            text: text.to_owned(),
+            pieces: parse_component(text),
+        })
+    }
+
+    /// Whether the pattern matches a tag.
+    #[must_use]
+    pub fn matches(&self, tag: &str) -> bool {
+        fits(&self.pieces, tag.as_bytes(), |a, b| a == b)
+    }
+}
+
+impl fmt::Display for TagPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
@@ -211,6 +248,25 @@ mod tests {
             let (a, b) = (Pattern::parse(a).unwrap(), Pattern::parse(b).unwrap());
             assert_eq!(a.overlaps(&b), expected, "{a} {b}");
             assert_eq!(b.overlaps(&a), expected, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn patterns_of_tags() {
+        for (pattern, tag, expected) in [
+            ("3.*", "3.20", true),
+            ("3.*", "3", false),
+            ("*", "Latest_1", true),
+            ("*-rc*", "2.0-RC1", false),
+            ("*-rc*", "2.0-rc1", true),
+            ("latest", "latest", true),
+            ("latest", "latest2", false),
+        ] {
+            let pattern = TagPattern::parse(pattern).unwrap();
+            assert_eq!(pattern.matches(tag), expected, "{pattern} {tag}");
+        }
+        for bad in ["", "a/b", "a:b", "a b", "a@b", "é"] {
+            assert!(TagPattern::parse(bad).is_err(), "{bad}");
         }
     }
 

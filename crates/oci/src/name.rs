@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::digest::{Digest, DigestError};
 
 /// The longest accepted repository name: most clients limit host and name to 255.
@@ -186,7 +188,8 @@ impl From<&RepositoryName> for NameScope {
 }
 
 /// A tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Tag(Arc<str>);
 
 /// Why a text is not a tag (`TAG_INVALID`).
@@ -220,6 +223,20 @@ impl FromStr for Tag {
     }
 }
 
+impl TryFrom<String> for Tag {
+    type Error = TagError;
+
+    fn try_from(text: String) -> Result<Self, TagError> {
+        text.parse()
+    }
+}
+
+impl From<Tag> for String {
+    fn from(tag: Tag) -> Self {
+        tag.as_str().to_owned()
+    }
+}
+
 impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -229,29 +246,6 @@ impl fmt::Display for Tag {
 impl fmt::Debug for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-impl Tag {
-    /// Whether this tag names a companion of a digest: a signature, attestation or bill of materials (cosign's
-    /// `sha256-<hex>.sig`, `.att`, `.sbom`), or the referrers of a registry without the referrers API
-    /// (distribution-spec 1.1, "Unavailable Referrers API"). Few digests have any.
-    pub fn is_companion(&self) -> bool {
-        let name = self.as_str();
-        let digest = [".sig", ".att", ".sbom"]
-            .iter()
-            .find_map(|kind| name.strip_suffix(kind))
-            .unwrap_or(name);
-        digest.split_once('-').is_some_and(|(algorithm, encoded)| {
-            (1..=32).contains(&algorithm.len())
-                && algorithm
-                    .bytes()
-                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-                && encoded.len() == 64
-                && encoded
-                    .bytes()
-                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        })
     }
 }
 
@@ -326,30 +320,6 @@ mod tests {
         assert_eq!("".parse::<Repository>(), Err(NameError::Empty));
         assert_eq!("a".repeat(256).parse::<Repository>(), Err(NameError::Long));
         assert!("a".repeat(255).parse::<Repository>().is_ok());
-    }
-
-    #[test]
-    fn companions() {
-        let hex = "0123456789abcdef".repeat(4);
-        for (tag, companion) in [
-            (format!("sha256-{hex}"), true),
-            (format!("sha256-{hex}.sig"), true),
-            (format!("sha256-{hex}.att"), true),
-            (format!("sha256-{hex}.sbom"), true),
-            (format!("sha512-{hex}"), true),
-            (format!("sha256-{hex}.zip"), false),
-            (format!("sha256-{hex}0"), false),
-            (format!("sha256-{}", hex.to_uppercase()), false),
-            (format!("-{hex}"), false),
-            ("latest".into(), false),
-            ("sha256-".into(), false),
-        ] {
-            let Ok(parsed) = tag.parse::<Tag>() else {
-                assert!(!companion, "{tag}");
-                continue;
-            };
-            assert_eq!(parsed.is_companion(), companion, "{tag}");
-        }
     }
 
     #[test]

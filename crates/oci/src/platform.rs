@@ -3,16 +3,20 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 
+/// The longest name in a platform, in bytes.
+const LONGEST: usize = 64;
+
 /// `os/architecture[/variant]`, such as `linux/amd64` or `linux/arm/v7`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Platform {
     os: String,
     architecture: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     variant: Option<String>,
 }
 
@@ -48,8 +52,16 @@ impl Platform {
         }
     }
 
+    /// Whether it names an operating system and an architecture, each of a length that such names have. Builders give
+    /// attestations the platform `unknown/unknown`.
+    pub fn is_known(&self) -> bool {
+        let is_known = |name: &str| !name.is_empty() && name.len() <= LONGEST && name != "unknown";
+        let variant = self.variant.as_deref().unwrap_or_default();
+        is_known(&self.os) && is_known(&self.architecture) && variant.len() <= LONGEST
+    }
+
     /// Whether an image for the platform `image` suits this platform. A platform without a variant accepts any.
-    fn accepts(&self, image: &Self) -> bool {
+    pub fn accepts(&self, image: &Self) -> bool {
         self.os == image.os
             && self.architecture == image.architecture
             && (self.variant.is_none() || self.own_variant() == image.own_variant())
@@ -57,7 +69,8 @@ impl Platform {
 
     /// The variant, or the default of the architecture.
     fn own_variant(&self) -> Option<&str> {
-        match (self.architecture.as_str(), self.variant.as_deref()) {
+        let variant = self.variant.as_deref().filter(|name| !name.is_empty());
+        match (self.architecture.as_str(), variant) {
             ("arm64", None) => Some("v8"),
             ("arm", None) => Some("v7"),
             (_, variant) => variant,
