@@ -86,8 +86,8 @@ pub use purge::{Purge, PurgeTarget, RecordSurvey};
 pub use read::{BlobReader, hash, hash_part, is_cached, read_at, same};
 pub use record::{
     BlobKey, BlobLink, ExtensionKey, ExtensionKeyOf, ExtensionKind, ManifestKey, ManifestLink,
-    Outcome, Pointer, PublicKey, PublicLink, Reach, Record, RecordKey, Reference, Retention,
-    StoredValue, TagKey, TypedKey,
+    OnPurge, Outcome, Pointer, PublicKey, PublicLink, Reach, Record, RecordKey, Reference,
+    Retention, StoredValue, TagKey, TypedKey,
 };
 pub use records::{Inspected, KnownRepository, Question, RecordStore};
 pub use scrub::Verified;

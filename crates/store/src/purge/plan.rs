@@ -9,7 +9,9 @@ use oci::references::references;
 use super::survey::RecordSurvey;
 use super::target::PurgeTarget;
 use crate::layout::component;
-use crate::record::{BlobKey, ManifestKey, Pointer, RecordKey, Reference, StoredValue, TagKey};
+use crate::record::{
+    BlobKey, ManifestKey, OnPurge, Pointer, RecordKey, Reference, StoredValue, TagKey,
+};
 use crate::records::Visited;
 
 /// All records of the store.
@@ -75,10 +77,10 @@ impl Inventory {
         let is_extension = |key: &RecordKey| matches!(key, RecordKey::Extension(_));
         match target {
             PurgeTarget::Registry(registry) => {
-                self.keys(|listed| listed.key.registry() == registry)
+                self.purged(|listed| listed.key.registry() == registry)
             }
             PurgeTarget::Repository(name) => {
-                self.keys(|listed| listed.key.repository() == Some(name))
+                self.purged(|listed| listed.key.repository() == Some(name))
             }
             PurgeTarget::Tag(name, tag) => {
                 let graph = self.graph(name);
@@ -118,6 +120,11 @@ impl Inventory {
             let below = below.as_deref();
             below.is_some_and(|below| path.is_some_and(|path| path.starts_with(below)))
         })
+    }
+
+    /// The records of a purged registry or repository.
+    fn purged(&self, is_own: impl Fn(&Listed) -> bool) -> HashSet<RecordKey> {
+        self.keys(|listed| listed.key.on_purge() == OnPurge::Removed && is_own(listed))
     }
 
     fn keys(&self, is_removed: impl Fn(&Listed) -> bool) -> HashSet<RecordKey> {

@@ -22,10 +22,21 @@ pub struct ExtensionKind {
     pub max_bytes: u64,
     /// How long it is retained.
     pub retention: Retention,
+    /// What a purge of its registry or repository does to it.
+    pub on_purge: OnPurge,
     /// The blob that a record refers to.
     pub reference: fn(&ExtensionKey, StoredValue<'_>) -> Option<Reference>,
     /// The tag that a record stands for, in the report of a purge.
     pub tag: fn(&ExtensionKey) -> Option<&str>,
+}
+
+/// What a purge of a whole registry or repository does to a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnPurge {
+    /// It is removed: it describes what is cached.
+    Removed,
+    /// It stays: it describes what was seen of the registry.
+    Retained,
 }
 
 impl ExtensionKind {
@@ -36,6 +47,7 @@ impl ExtensionKind {
             prefix,
             max_bytes: BLOCK,
             retention: Retention::WhileUsed,
+            on_purge: OnPurge::Removed,
             reference: |_, _| None,
             tag: |_| None,
         }

@@ -4,7 +4,7 @@ use oci::digest::Digest;
 use oci::manifest::AcceptClass;
 use oci::name::{NameScope, Registry, RepositoryName, Tag};
 
-use super::extension::{ExtensionKey, ExtensionKeyOf, ExtensionKind};
+use super::extension::{ExtensionKey, ExtensionKeyOf, ExtensionKind, OnPurge};
 use super::value::{BlobLink, ManifestLink, Pointer, PublicLink, Record};
 use super::{Reference, Retention, StoredValue};
 use crate::layout::{
@@ -256,6 +256,14 @@ impl RecordKey {
                 Retention::WhileUsed
             }
             Self::Extension(key) => key.kind().retention,
+        }
+    }
+
+    /// What a purge of its registry or repository does to it.
+    pub fn on_purge(&self) -> OnPurge {
+        match self {
+            Self::Manifest(_) | Self::Blob(_) | Self::Public(_) | Self::Tag(_) => OnPurge::Removed,
+            Self::Extension(key) => key.kind().on_purge,
         }
     }
 

@@ -10,7 +10,7 @@ mod extension;
 mod key;
 mod value;
 
-pub use extension::{ExtensionKey, ExtensionKeyOf, ExtensionKind};
+pub use extension::{ExtensionKey, ExtensionKeyOf, ExtensionKind, OnPurge};
 pub(crate) use key::{BLOBS, MANIFESTS, PUBLIC};
 pub use key::{BlobKey, ManifestKey, PublicKey, RecordKey, TagKey, TypedKey};
 pub use value::{BlobLink, ManifestLink, Outcome, Pointer, PublicLink, Reach, Record};
