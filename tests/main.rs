@@ -25,6 +25,7 @@ mod faults;
 mod fill;
 mod fleet;
 mod front;
+mod gate;
 mod harness;
 mod kill;
 mod kubernetes;

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use super::fault::{Position, Report, either, nearest, shown};
 use super::host::{HUB, canonical, registry_name};
 use super::tree::Node;
-use super::{Config, ListenAddress, Origin, Registry, Visibility, admin};
+use super::{Config, ListenAddress, Origin, Registry, Visibility, admin, gate};
 use oci::glob::Pattern;
 use oci::network::Network;
 
@@ -28,6 +28,7 @@ pub(super) fn config(config: &Config, tree: &Node, report: &mut Report) {
     for (index, registry) in config.registries.iter().enumerate() {
         let node = nodes.item(index);
         one_registry(registry, node, report);
+        gate::check(registry, node, report);
         if config.access.is_none() && registry.v1.is_some() && registry.v1_index.is_some() {
             let message = "without access requests for images name no repository, so the registry is not sent \
                            the index's tokens; add access with rules, unless the registry wants none";

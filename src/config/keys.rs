@@ -256,7 +256,7 @@ pub(super) fn refuse_empty(node: &Node, key: &str, example: &str, report: &mut R
     }
 }
 
-fn refuse_kind(node: &Node, report: &mut Report) {
+pub(super) fn refuse_kind(node: &Node, report: &mut Report) {
     if !matches!(node.value, Value::Broken) {
         let message = format!("expected a single value here, not {}", node.kind());
         report.fault(

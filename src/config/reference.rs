@@ -32,6 +32,8 @@ pub(super) enum Kind {
     ChoiceOrSection(&'static [&'static str], &'static [Key]),
     /// A list of mappings with these keys.
     Items(&'static [Key]),
+    /// A mapping whose keys and values have these forms.
+    Map(&'static str, &'static str),
 }
 
 /// The effect of an absent key.
@@ -72,7 +74,8 @@ impl Kind {
             | Self::Secret(_)
             | Self::List(_)
             | Self::Choice(_)
-            | Self::ChoiceOrList(..) => &[],
+            | Self::ChoiceOrList(..)
+            | Self::Map(..) => &[],
         }
     }
 
@@ -93,6 +96,7 @@ impl Kind {
             Self::Section(_) => "the keys below".to_owned(),
             Self::ChoiceOrSection(words, _) => format!("{}, or the keys below", or(words)),
             Self::Items(_) => "list of the keys below".to_owned(),
+            Self::Map(key, value) => format!("mapping of {key} to {value}"),
         }
     }
 }

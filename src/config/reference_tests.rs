@@ -69,6 +69,8 @@ fn samples(form: &str) -> (&'static [&'static str], &'static [&'static str]) {
         "host" => (&["registry.example.com"], &["http://h"]),
         "name of a registry" => (&["ghcr.io"], &[""]),
         "pattern" => (&["team/**", "intern-*"], &["a**", NONSENSE]),
+        "image pattern" => (&["library/**", "team/app:1.*"], &["a**", "a@b"]),
+        "platform" => (&["linux/amd64", "linux/arm/v7"], &["linux", "all"]),
         "user" => (
             &["somebody", "*", "anonymous", "cert:runner 7"],
             &["a:b", "cert:", "cert:*"],
@@ -122,6 +124,14 @@ fn keys_take_what_the_reference_says() {
             }
             Kind::Section(_) | Kind::Items(_) => {
                 assert!(is_refused(&place("nonsense")), "{}", key.name);
+            }
+            Kind::Map(..) => {
+                assert_eq!(key.name, "pins");
+                let digest = format!("\"sha256:{}\"", "0".repeat(64));
+                let written = |tag: &str| place(&format!("{{\"{tag}\": {digest}}}"));
+                assert!(!is_refused(&written("team/app:1")));
+                assert!(is_refused(&written("team/app")));
+                assert!(is_refused(&place("nonsense")) && is_refused(&place("[a]")));
             }
         }
         keys += 1;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::credentials::{Credentials, account_list, credentials};
 use super::fault::Report;
+use super::gate::{Gate, gate};
 use super::host::{self, HUB};
 use super::keys::{Keys, list, mapping, path, refuse_empty, value};
 use super::origin::Origin;
@@ -113,6 +114,12 @@ pub(super) const KEYS: &[Key] = &[
         "The most connections to it for one large blob, where each raises the rate by a fifth; `1`: no further ones.",
     ),
     Key::new(
+        "gate",
+        Kind::ChoiceOrSection(&["off"], super::gate::KEYS),
+        Absent::Is("off"),
+        "Which of its content is served, to every client. See [The gate](recipes/gate.md).",
+    ),
+    Key::new(
         "tag_ttl",
         Kind::Scalar("duration"),
         Absent::Means("`0s` with `push`, else as in `store`"),
@@ -180,6 +187,8 @@ pub struct Registry {
     pub bridge: bool,
     /// The most connections of one fill.
     pub connections_per_fill: u32,
+    /// Which of its content is served; `None`: all.
+    pub gate: Option<Gate>,
     /// As in [`Store`].
     pub tag_ttl: Duration,
     /// As in [`Store`].
@@ -232,6 +241,7 @@ fn bare_registry(name: String, sole: bool, store: &Store) -> Registry {
         owns: Vec::new(),
         bridge: false,
         connections_per_fill: CONNECTIONS_PER_FILL,
+        gate: None,
         tag_ttl: store.tag_ttl,
         missing_ttl: store.missing_ttl,
         link_ttl: store.link_ttl,
@@ -293,6 +303,7 @@ fn configured(keys: &mut Keys<'_, '_>, node: &Node, bare: Registry) -> Registry 
         connections_per_fill: keys
             .value("connections_per_fill", connections)
             .unwrap_or(bare.connections_per_fill),
+        gate: keys.section_or_off("gate", gate),
         tag_ttl: keys.value("tag_ttl", duration).unwrap_or(tag_ttl),
         missing_ttl: keys.value("missing_ttl", duration).unwrap_or(missing_ttl),
         link_ttl: keys.value("link_ttl", duration).unwrap_or(link_ttl),

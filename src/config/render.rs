@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::reference::{Absent, Key, Kind};
-use super::tree::{Node, Text, Value};
+use super::tree::{Entry, Node, Text, Value};
 
 /// What stands for a secret.
 const MASK: &str = "\"********\"";
@@ -46,6 +46,14 @@ fn written(text: &mut String, key: &Key, node: &Node, indent: &str) {
             let items: Vec<String> = items.collect();
             line(text, indent, &format!("{name}: [{}]", items.join(", ")));
         }
+        (Value::Mapping(entries), Kind::Map(..)) => {
+            line(text, indent, &format!("{name}:"));
+            for Entry { key, node, .. } in entries {
+                if let Value::Text(value) = &node.value {
+                    line(text, &below, &format!("{}: {}", plain(key), scalar(value)));
+                }
+            }
+        }
         (Value::Mapping(_), kind) => {
             line(text, indent, &format!("{name}:"));
             section(text, kind.keys(), Some(node), &below);
@@ -78,10 +86,7 @@ fn absent(text: &mut String, key: &Key, indent: &str) {
     let name = key.name;
     match (&key.absent, &key.kind) {
         (Absent::Is(value), _) => {
-            let value = scalar(&Text {
-                text: (*value).to_owned(),
-                written: String::new(),
-            });
+            let value = plain(value);
             line(text, indent, &format!("{name}: {value}  # default"));
         }
         (_, Kind::Section(keys)) => {
@@ -103,10 +108,14 @@ fn line(text: &mut String, indent: &str, line: &str) {
 
 /// A scalar, in quotes unless it is a plain word.
 fn scalar(value: &Text) -> String {
-    let text = &value.text;
+    plain(&value.text)
+}
+
+/// As [`scalar`].
+fn plain(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./%-".contains(c);
     if !text.is_empty() && !text.starts_with(['-', '%']) && text.chars().all(is_plain) {
-        return text.clone();
+        return text.to_owned();
     }
     // A string of JSON is one of YAML.
     serde_json::to_string(text).unwrap_or_default()
@@ -122,7 +131,7 @@ listen:
 store: {max_size: "${SIZE}", unused_ttl: off}
 registries:
 - docker.io
-- {name: ghcr.io, credentials: {username: jürgen, password: "open: sesame"}, owns: ["team/**"]}
+- {name: ghcr.io, credentials: {username: jürgen, password: "open: sesame"}, owns: ["team/**"], gate: {pins: {"team/a:b": "sha256:0000000000000000000000000000000000000000000000000000000000000000"}}}
 access:
   token_key: "0123456789012345678901234567890123456789"
   rules: [{users: [anonymous], repositories: ["**"], actions: [pull]}]
@@ -150,6 +159,8 @@ access:
             "      password: \"********\"",
             "      # helper: not set",
             "    owns: [\"team/**\"]",
+            "      mode: enforce  # default",
+            "        \"team/a:b\": \"sha256:0000000000000000000000000000000000000000000000000000000000000000\"",
             "  token_key: \"********\"",
             "      actions: [pull]",
             "  fills: 64  # default",

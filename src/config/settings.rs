@@ -12,15 +12,20 @@ use oci::name::Registry;
 use runtime::SocketPermissions;
 use runtime::listen;
 
+/// The records that are not the store's own.
+pub fn record_extensions() -> [store::Extension; 2] {
+    [v1_records(), mirror::GATE_RECORDS]
+}
+
 /// The records of the v1 API.
 #[cfg(feature = "v1")]
-pub fn record_extension() -> store::Extension {
+fn v1_records() -> store::Extension {
     v1::RECORDS
 }
 
 /// The v1 records that a build with the v1 API wrote: counted, and deleted once unused.
 #[cfg(not(feature = "v1"))]
-pub fn record_extension() -> store::Extension {
+fn v1_records() -> store::Extension {
     use store::ExtensionKind;
 
     static IMAGES: ExtensionKind = ExtensionKind {

@@ -188,6 +188,14 @@ store:
 registries:
   - docker.io
   - name: ghcr.io
+    gate:
+      mode: enforce
+      allow: ["library/**"]
+      deny: ["**:*-rc*"]
+      min_age: 3d
+      pins: {"library/alpine:3.20": "sha256:0000000000000000000000000000000000000000000000000000000000000000"}
+      platforms: [linux/amd64, linux/arm64]
+      signed_by: [conf/cosign.pub]
     credentials: {username: me, password_file: p}
     ca: certs/corporate.pem
     auth_hosts: [auth.example.org]

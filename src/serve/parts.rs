@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{ServeError, configuration};
 use crate::certificates::Certificates;
-use crate::config::{Config, record_extension};
+use crate::config::{Config, record_extensions};
 use access::Authenticator;
 use events::{Events, Recording};
 use gateway::{Admission, AppState, ListenerTls};
@@ -166,7 +166,7 @@ pub fn open_store(
     config: &Config,
     uploads_on: &tokio::runtime::Handle,
 ) -> Result<Arc<Store>, ServeError> {
-    let mut store = Store::open(&config.store_settings(), &[record_extension()])?;
+    let mut store = Store::open(&config.store_settings(), &record_extensions())?;
     if let Some(settings) = config.bucket_settings().map_err(configuration)? {
         store = store.with_bucket(Bucket::new(&settings, uploads_on)?);
     }

@@ -55,6 +55,11 @@ fn configurations_pass_check() {
         std::fs::create_dir(dir.path().join("conf")).expect("a folder");
         let account = "docker-deployer:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n";
         std::fs::write(dir.path().join("conf/htpasswd"), account).expect("writable");
+        let key = "-----BEGIN PUBLIC KEY-----\n\
+             MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE8ct7ce7LVAls+haIHnO/RylHLr4g\n\
+             5awHgs/42G2IouCeTCQFGnOHA7kihrCYdNivusU7Xyz/FBQgQeP+flWPtg==\n\
+             -----END PUBLIC KEY-----\n";
+        std::fs::write(dir.path().join("conf/cosign.pub"), key).expect("writable");
         std::fs::write(dir.path().join("f.yaml"), &block.text).expect("writable");
         let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_roadstead"));
         check

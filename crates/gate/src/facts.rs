@@ -72,6 +72,12 @@ impl ManifestFacts {
         add(&mut self.indexes, &index, MAX_INDEXES)
     }
 
+    /// Whether it is known to be nothing that a runtime takes for an image.
+    pub fn is_harmless(&self) -> bool {
+        let kind = self.content.as_ref();
+        matches!(kind, Some(ContentKind::Artifact | ContentKind::Index))
+    }
+
     /// Adds what `other` knows besides.
     pub fn merge(&mut self, other: &Self) {
         for tag in &other.tags {

@@ -271,6 +271,17 @@ impl Gate {
         }
     }
 
+    /// Whether a manifest needs a signature that has not been verified yet.
+    pub fn lacks_signature(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        facts: &ManifestFacts,
+    ) -> bool {
+        let is_pinned = self.is_pinned(&name.repository, digest);
+        !is_pinned && self.on_signature(facts) == Verdict::Verify
+    }
+
     fn on_signature(&self, facts: &ManifestFacts) -> Verdict {
         let keys = &self.settings.signed_by;
         let signed = |key: &PublicKey| facts.signed_by.contains(&key.fingerprint());

@@ -80,7 +80,10 @@ fn signatures_by_openssl_are_verified() {
     };
     let fingerprint = Some(ours.fingerprint());
     let both = [other.clone(), ours.clone()];
-    assert_eq!(found(&good, SIGNED, &[ours.clone()], 'a'), fingerprint);
+    assert_eq!(
+        found(&good, SIGNED, std::slice::from_ref(&ours), 'a'),
+        fingerprint
+    );
     assert_eq!(found(&good, SIGNED, &both, 'a'), fingerprint);
     // Another key, another digest, another payload, a truncated signature, no key.
     assert_eq!(found(&good, SIGNED, &[other], 'a'), None);

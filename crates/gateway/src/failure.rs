@@ -8,10 +8,10 @@ use pingora_core::Result;
 use super::request_options::RequestOptions;
 use super::session::Session;
 use super::target::RequestTarget;
-use super::{Failure, Gateway, request_body, respond};
+use super::{Failure, Gateway, request_body, request_metrics, respond};
 use mirror::{MirrorError, ResourceKind};
 use oci::cache_status::{CacheStatus, Forward};
-use oci::error::ErrorCode;
+use oci::error::{ErrorCode, detailed_body};
 use oci::v2::Resource;
 
 /// `Retry-After` while an image is being converted.
@@ -85,6 +85,11 @@ async fn mirror_error(
             response.append_header(header::WWW_AUTHENTICATE, challenge.clone())?;
         }
     }
+    if let MirrorError::Gate(denial) = error {
+        request_metrics::gate_denied(denial);
+        let body = detailed_body(code, &error.to_string(), &denial.detail());
+        return respond::finish_body(session, response, body).await;
+    }
     respond::finish_error(session, response, code, &error.to_string()).await
 }
 
@@ -110,9 +115,10 @@ pub const fn status(error: &MirrorError) -> (StatusCode, ErrorCode) {
         MirrorError::Challenged(_) | MirrorError::LoginRequired => {
             (StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized)
         }
-        MirrorError::Denied | MirrorError::NotPublic | MirrorError::CallerDenied => {
-            (StatusCode::FORBIDDEN, ErrorCode::Denied)
-        }
+        MirrorError::Denied
+        | MirrorError::NotPublic
+        | MirrorError::CallerDenied
+        | MirrorError::Gate(_) => (StatusCode::FORBIDDEN, ErrorCode::Denied),
         MirrorError::TooLong => (StatusCode::URI_TOO_LONG, ErrorCode::Unsupported),
         MirrorError::TooManyRequests { .. } | MirrorError::Reserved => {
             (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests)
@@ -135,6 +141,7 @@ pub const fn cache_status(error: &MirrorError) -> CacheStatus {
     let forwarded = CacheStatus::forward(Forward::UriMiss);
     match error {
         MirrorError::NotServed | MirrorError::TooLong => CacheStatus::own("refused"),
+        MirrorError::Gate(_) => CacheStatus::own("gate"),
         MirrorError::Unknown {
             remembered: true, ..
         } => CacheStatus::HIT.detail("negative"),
@@ -164,6 +171,8 @@ pub struct FailureReason {
     pub reason: String,
     /// The tag or digest that was asked for.
     pub reference: Option<String>,
+    /// The rule of the gate that denied it.
+    pub gate_rule: Option<&'static str>,
 }
 
 impl FailureReason {
@@ -179,10 +188,15 @@ impl FailureReason {
             Resource::Blob(digest) | Resource::Referrers(digest) => Some(digest.to_string()),
             Resource::Tags | Resource::Uploads | Resource::Upload(_) => None,
         });
+        let gate_rule = match failure {
+            Failure::Mirror(MirrorError::Gate(denial)) => Some(denial.rule.as_str()),
+            _ => None,
+        };
         Some(Box::new(Self {
             code,
             reason,
             reference,
+            gate_rule,
         }))
     }
 }

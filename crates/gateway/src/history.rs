@@ -272,6 +272,7 @@ mod tests {
             code: ErrorCode::Denied,
             reason: text.to_owned(),
             reference: None,
+            gate_rule: None,
         };
         let kind = FailureKind::of(record.status, || true).expect("a failure");
         history.add_failure(kind, Some(Box::new(reason)), record);

@@ -4,6 +4,7 @@ use http::{HeaderMap, header};
 
 use super::cache_control::CacheControl;
 use super::content_event::ContentEvent;
+use super::context::RequestContext;
 use super::error_response::ErrorResponse;
 use super::login::scope_of;
 use super::request_options::RequestOptions;
@@ -12,9 +13,10 @@ use super::target::RequestTarget;
 use super::{AppState, Failure, Gateway, respond};
 use access::{Action, Denied, Login, Permit};
 use events::Events;
-use mirror::{ReadMethod, Requester};
+use mirror::{MirrorError, ReadMethod, Requester};
 use oci::byteranges::PART_TYPE;
 use oci::client::Generation;
+use oci::error::ErrorCode;
 use oci::manifest::AcceptClass;
 use oci::name::Reference;
 use oci::v2::Resource;
@@ -74,6 +76,36 @@ impl Gateway {
         Ok(())
     }
 
+    /// The failure of a read as its client gets it: a HEAD that may be one of a push gets a 404 for what the gate does not
+    /// serve.
+    pub(super) fn told(&self, context: &RequestContext, failure: Failure) -> Failure {
+        match (&failure, &context.target) {
+            (Failure::Mirror(MirrorError::Gate(_)), Some(target))
+                if context.options.head && self.may_be_pusher(&context.login, target) =>
+            {
+                unknown(&target.resource).into()
+            }
+            _ => failure,
+        }
+    }
+
+    /// Whether a HEAD may be one of a push, to learn what need not be uploaded: by a user who may push, or by a client that
+    /// has not logged in yet. Pushers take any answer but 200 and 404 for a failure: what the gate does not serve is to
+    /// be uploaded.
+    fn may_be_pusher(&self, login: &Login, target: &RequestTarget) -> bool {
+        let name = &target.name;
+        let mut entries = self.state.table.resolver.entries.iter();
+        let takes_pushes = entries.any(|entry| entry.registry == name.registry && entry.push);
+        let caller = login.caller(&target.client_name);
+        let may_push = || {
+            self.state
+                .policy
+                .decide(&caller, Action::Push, name)
+                .is_ok()
+        };
+        takes_pushes && !self.listener.read_only && (login.user().is_none() || may_push())
+    }
+
     /// Notes what is pulled, if a webhook wants to know.
     fn note_pull(&self, session: &mut Session, content: impl FnOnce() -> ContentEvent) {
         if self.state.events.as_ref().is_some_and(Events::wants_pulls) {
@@ -109,6 +141,15 @@ pub fn requester<'a>(session: &Session, login: &'a Login) -> Requester<'a> {
         address: session.client(),
         user: login.account_name(),
     }
+}
+
+/// The answer to a HEAD of what the gate does not serve.
+fn unknown(resource: &Resource) -> ErrorResponse {
+    let code = match resource {
+        Resource::Blob(_) => ErrorCode::BlobUnknown,
+        _ => ErrorCode::ManifestUnknown,
+    };
+    ErrorResponse::new(code, "the gate does not serve this")
 }
 
 /// Which manifests the client of a request reads.

@@ -1,5 +1,6 @@
 //! The events of a request that has ended.
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use http::{Method, StatusCode, header};
@@ -27,7 +28,8 @@ impl Gateway {
         let Some(events) = &self.state.events else {
             return;
         };
-        let denied = session.sent_head().and_then(denied_by);
+        let rule = context.failure.as_ref().and_then(|reason| reason.gate_rule);
+        let denied = session.sent_head().and_then(|sent| denied_by(sent, rule));
         let attempt = session.login_attempt.as_ref();
         let event = session.content_event.as_deref();
         let is_pull = || end == ResponseEnd::Complete && is_pull(session);
@@ -57,7 +59,12 @@ impl Gateway {
         let user = user(session, &context.login);
         let user = user.as_deref();
         if denied.is_some() {
-            emit(EventAction::Denied, user, target(context), denied);
+            emit(
+                EventAction::Denied,
+                user,
+                target(context),
+                denied.as_deref(),
+            );
         }
         if let (Some(event), Some(mut target)) = (event, target(context)) {
             let named = context.target.as_ref();
@@ -93,13 +100,16 @@ fn is_pull(session: &Session) -> bool {
     status == Some(StatusCode::OK) && session.req_header().method == Method::GET
 }
 
-/// Whether the rules or the registry denied the request; `None` if neither did.
-fn denied_by(sent: SentHead) -> Option<&'static str> {
-    let by = match sent.cache.forwarded() {
-        None => "by the access rules",
-        Some(_) => "by the registry",
-    };
-    (sent.status == StatusCode::FORBIDDEN).then_some(by)
+/// Whether the access rules, a rule of the gate or the registry denied the request; `None` if none did.
+fn denied_by(sent: SentHead, gate_rule: Option<&str>) -> Option<Cow<'static, str>> {
+    if sent.status != StatusCode::FORBIDDEN {
+        return None;
+    }
+    Some(match (gate_rule, sent.cache.forwarded()) {
+        (Some(rule), _) => format!("by the gate rule {rule}").into(),
+        (None, None) => "by the access rules".into(),
+        (None, Some(_)) => "by the registry".into(),
+    })
 }
 
 fn request(session: &Session, user: Option<&str>) -> EventRequest {

@@ -6,6 +6,7 @@ use pingora_http::RequestHeader;
 
 use super::context::RequestContext;
 use super::session::Session;
+use gate::{Denial, Mode};
 use mirror::Stale;
 use oci::cache_status::{CacheOutcome, CacheStatus, Forward};
 use telemetry::metrics::{self, Answer, Answered, Content, InFlight, Resource};
@@ -25,6 +26,12 @@ pub fn stale(stale: Option<Stale>) {
     if let Some(stale) = stale {
         metrics::stale(stale.reason.as_str());
     }
+}
+
+/// Counts a response that denies a request by the gate of its registry.
+pub fn gate_denied(denial: &Denial) {
+    let (registry, rule) = (denial.name.registry.as_str(), denial.rule.as_str());
+    metrics::gate_denied(registry, rule, Mode::Enforce.as_str());
 }
 
 fn answer(cache: CacheStatus) -> Answer {

@@ -85,6 +85,10 @@ pub async fn manifest(
     let mut response = content(StatusCode::OK, options, digest, answer.cache, cache_control)?;
     response.append_header(header::CONTENT_TYPE, answer.media_type)?;
     warn_if_stale(&mut response, answer.stale)?;
+    if let Some(warning) = &answer.warning {
+        // Names, tags and digests have no quotes.
+        response.append_header(header::WARNING, format!("299 - \"{warning}\""))?;
+    }
     match answer.bytes {
         Some(bytes) => send::whole(session, response, bytes).await,
         None => send::head(session, response, Some(answer.size)).await,
@@ -318,10 +322,22 @@ async fn unsatisfiable(
 /// The client is gone, or took nothing within the write timeout.
 pub async fn finish_error(
     session: &mut Session,
-    mut response: Response,
+    response: Response,
     code: ErrorCode,
     message: &str,
 ) -> Result<()> {
+    finish_body(session, response, body(code, message)).await
+}
+
+/// Sends a response with this JSON of an error.
+///
+/// # Errors
+/// The client is gone, or took nothing within the write timeout.
+pub async fn finish_body(
+    session: &mut Session,
+    mut response: Response,
+    json: String,
+) -> Result<()> {
     response.set_json(CacheControl::NoStore)?;
-    send::whole(session, response, body(code, message).into()).await
+    send::whole(session, response, json.into()).await
 }

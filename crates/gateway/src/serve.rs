@@ -24,6 +24,7 @@ impl Gateway {
         let mut context = RequestContext::new(request, request_metrics::start(request));
         let mut answered = Ok(());
         if let Err(failure) = self.answer(&mut session, &mut context).await {
+            let failure = self.told(&context, failure);
             note_failure(&session, &mut context, &failure);
             let options = &context.options;
             answered = Box::pin(self.fail(&mut session, options, failure)).await;

@@ -10,6 +10,7 @@ use super::fill::SourceClaim;
 use super::freshness::{
     Freshness, KnownAnswer, Stale, WaitLimits, is_fresh, revalidate, stale_age,
 };
+use super::gate::Cleared;
 use super::origin::{HeadPolicy, OriginView};
 use super::waiting::Requester;
 use super::{Mirror, MirrorError, MirrorState};
@@ -42,14 +43,26 @@ impl Mirror {
         requester: Requester<'_>,
     ) -> Result<BlobAnswer, MirrorError> {
         let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
-        let state = &self.state;
+        let cleared = self.clear_blob(&origin, permit, digest).await?;
+        self.cleared_blob(&origin, permit, cleared, requester).await
+    }
+
+    /// [`Mirror::blob`], once the gate has cleared it.
+    pub(super) async fn cleared_blob(
+        &self,
+        origin: &OriginView,
+        permit: &Permit,
+        cleared: Cleared<'_>,
+        requester: Requester<'_>,
+    ) -> Result<BlobAnswer, MirrorError> {
+        let (state, digest) = (&self.state, cleared.digest());
         let link = state.blob_link(permit, digest).await;
         if link.is_none() && state.missing.contains(&negative_key(permit, digest)) {
             return Err(ResourceKind::Blob.remembered_unknown());
         }
         let link = match link {
             Some(link) => Some(link),
-            None => Box::pin(state.peer_blob_link(&origin, permit, digest)).await,
+            None => Box::pin(state.peer_blob_link(origin, permit, digest)).await,
         };
         if let Some(blob) = state
             .contents
@@ -63,12 +76,12 @@ impl Mirror {
             };
             let cache = if let Some(link) = &link {
                 if !is_fresh(link.checked_at, origin.link_ttl(), SystemTime::now()) {
-                    self.recheck_blob(&origin, permit, digest);
+                    self.recheck_blob(origin, permit, digest);
                 }
                 CacheStatus::HIT
             } else {
                 // The bytes were fetched through another repository; this one's claim costs a HEAD.
-                let (_, collapsed) = Box::pin(self.claim_blob(&origin, permit, digest)).await?;
+                let (_, collapsed) = Box::pin(self.claim_blob(origin, permit, digest)).await?;
                 CacheStatus::forward(Forward::UriMiss)
                     .collapsed(collapsed)
                     .detail("claimed")
@@ -80,7 +93,7 @@ impl Mirror {
             Some(_) => SourceClaim::Proven,
             None => SourceClaim::Unproven,
         };
-        Box::pin(self.fill_blob(&origin, permit, digest, claim, requester)).await
+        Box::pin(self.fill_blob(origin, permit, digest, claim, requester)).await
     }
 
     /// A blob without its bytes: a HEAD never downloads.
@@ -93,6 +106,7 @@ impl Mirror {
         digest: &Digest,
     ) -> Result<BlobHead, MirrorError> {
         let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
+        let digest = self.clear_blob(&origin, permit, digest).await?.digest();
         let link = match self.state.blob_link(permit, digest).await {
             None if self.state.missing.contains(&negative_key(permit, digest)) => {
                 return Err(ResourceKind::Blob.remembered_unknown());

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
+
 use super::MirrorError;
 use super::contents::StoredBlob;
 use super::error::ResourceKind;
@@ -86,6 +88,29 @@ impl BlobAnswer {
             self.size = Some(progress.written);
         }
         self
+    }
+
+    /// The whole body, of at most `most` bytes; `None` if it is longer.
+    ///
+    /// # Errors
+    /// As [`BlobAnswer::open`]; [`MirrorError::Internal`] for a body that broke off.
+    pub async fn whole(self, most: u64) -> Result<Option<BytesMut>, MirrorError> {
+        if self.size.is_some_and(|size| size > most) {
+            return Ok(None);
+        }
+        let mut reader = self.open(None).await?;
+        let mut bytes = BytesMut::new();
+        loop {
+            match reader.next().await {
+                Ok(Some(piece)) if (bytes.len() + piece.len()) as u64 > most => return Ok(None),
+                Ok(Some(piece)) => bytes.extend_from_slice(&piece),
+                Ok(None) => return Ok(Some(bytes)),
+                Err(error) => {
+                    tracing::warn!(error = telemetry::chain(&error), "a small blob broke off");
+                    return Err(MirrorError::Internal);
+                }
+            }
+        }
     }
 
     /// Opens the body, whole or in part. A part needs a known size.

@@ -18,7 +18,7 @@ use super::freshness::unix_seconds;
 use super::manifest::{ManifestAnswer, UNCACHED_DEADLINE};
 use super::manifest_claim::confirmed_link;
 use super::origin::OriginView;
-use super::tag::TagRequest;
+use super::tag::{TagRequest, TagTarget};
 use super::{Mirror, MirrorError, MirrorState};
 use access::{ForwardedAuthorization, Permit};
 use oci::cache_status::{CacheStatus, Forward};
@@ -151,13 +151,18 @@ impl Mirror {
         answer
     }
 
-    /// The manifest that a tag points at, asked with the caller's login: the answer admits them to the repository.
+    /// The manifest that a tag points at, asked with the caller's login: the answer admits them to the repository, unless
+    /// the gate denies it.
     pub(super) async fn manifest_for_caller(
         &self,
         caller_key: CallerKey,
         request: TagRequest<'_>,
     ) -> Result<ManifestAnswer, MirrorError> {
-        let answer = tokio::time::timeout(UNCACHED_DEADLINE, self.find_for_caller(request)).await;
+        let answer = async {
+            let target = self.target_for_caller(request).await?;
+            self.read_gated(request, target).await
+        };
+        let answer = tokio::time::timeout(UNCACHED_DEADLINE, answer).await;
         let answer = answer.unwrap_or_else(|_| Err(MirrorError::timed_out()));
         let permit = request.permit;
         let key = (caller_key, permit.name().clone());
@@ -165,18 +170,17 @@ impl Mirror {
         answer
     }
 
-    /// Asks with a HEAD where the tag points, then reads the manifest by its digest. Registries that do not name the digest
-    /// are sent a GET by tag.
-    async fn find_for_caller(
+    /// Asks with a HEAD where the tag points; registries that do not name the digest are sent a GET by tag.
+    pub(super) async fn target_for_caller(
         &self,
         request: TagRequest<'_>,
-    ) -> Result<ManifestAnswer, MirrorError> {
+    ) -> Result<TagTarget, MirrorError> {
         let TagRequest {
             origin,
             permit,
             tag,
             class,
-            method,
+            ..
         } = request;
         let repository = permit.repository();
         let (state, records) = (&self.state, &self.state.store.records);
@@ -197,13 +201,10 @@ impl Mirror {
                     let key = ManifestKey::new(permit.name(), &digest);
                     let link = records.ask(&key);
                     if question.is_current() {
-                        let confirmed = confirmed_link(media_type, size);
+                        let confirmed = confirmed_link(media_type.clone(), size);
                         state.confirm_link(&link, &key, confirmed).await;
                     }
-                    let answer = self.manifest_by_digest(origin, permit, &digest, method);
-                    let mut answer = answer.await?;
-                    answer.cache = cache.or(answer.cache);
-                    return Ok(answer);
+                    return Ok(TagTarget::resolved(digest, media_type, size, cache));
                 }
             }
             // Some registries do not support HEAD.
@@ -213,7 +214,7 @@ impl Mirror {
         let fetched = self
             .state
             .fetch_for_caller(upstream, permit, &reference, class);
-        fetched.await
+        fetched.await.map(TagTarget::fetched)
     }
 }
 
@@ -241,6 +242,7 @@ impl MirrorState {
             bytes: stored.bytes,
             cache: CacheStatus::forward(Forward::UriMiss).stored(),
             stale: None,
+            warning: None,
         })
     }
 

@@ -59,7 +59,8 @@ impl MirrorError {
 }
 
 impl Mirror {
-    /// Up to `n` names of a registry, those after `after`, in the upstream's order.
+    /// Up to `n` names of a registry that the viewer may pull and its gate serves, those after `after`, in the upstream's
+    /// order.
     ///
     /// # Errors
     /// The upstream's refusal, or why it could not be asked; [`MirrorError::Unknown`] if it has no catalogue.
@@ -73,9 +74,8 @@ impl Mirror {
     ) -> Result<NamePage, MirrorError> {
         let origin = self.origin_for(registry, viewer.forwarded())?;
         let may_pull = |name: &Repository| {
-            viewer
-                .may_pull(&RepositoryName::new(registry, name))
-                .is_some()
+            let name = RepositoryName::new(registry, name);
+            viewer.may_pull(&name).is_some() && origin.shows(&name)
         };
         let page = if origin.has_upstream() {
             collect_names(&origin, may_pull, after, n, budget).await?
@@ -104,7 +104,8 @@ impl Mirror {
         let origin = self.origin_for(registry, viewer.forwarded())?;
         if origin.is_per_caller() {
             let mut budget = RequestBudget(MAX_REQUESTS);
-            let listed = collect_names(&origin, |_| true, None, MAX_NAMES, &mut budget).await?;
+            let shows = |name: &Repository| origin.shows(&RepositoryName::new(registry, name));
+            let listed = collect_names(&origin, shows, None, MAX_NAMES, &mut budget).await?;
             return Ok(listed.names);
         }
         let state = &self.state;
@@ -112,7 +113,7 @@ impl Mirror {
             all
         } else {
             let start = || {
-                let (state, registry) = (state.clone(), registry.clone());
+                let (state, registry, origin) = (state.clone(), registry.clone(), origin.clone());
                 async move {
                     let mut budget = RequestBudget(MAX_REQUESTS);
                     let all =
@@ -125,9 +126,10 @@ impl Mirror {
             let (all, _) = state.name_requests.join(registry.clone(), start).await;
             all.unwrap_or(Err(MirrorError::Internal))?
         };
-        let may_pull = |name: &Repository| {
-            let permit = viewer.may_pull(&RepositoryName::new(registry, name));
-            permit.is_some().then(|| name.clone())
+        let may_pull = |repository: &Repository| {
+            let name = RepositoryName::new(registry, repository);
+            let shown = viewer.may_pull(&name).is_some() && origin.shows(&name);
+            shown.then(|| repository.clone())
         };
         Ok(filter_map_yielding(&all, may_pull).await)
     }

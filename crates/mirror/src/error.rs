@@ -8,6 +8,7 @@ use http::HeaderValue;
 use super::fallback::Preparation;
 use super::freshness::StaleReason;
 use super::progress::FillError;
+use ::gate::Denial;
 use upstream::UpstreamError;
 
 /// The `Retry-After` when no slot is free.
@@ -42,6 +43,9 @@ pub enum MirrorError {
     /// The registry decides for each caller, and denies this one.
     #[error("the registry does not allow this")]
     CallerDenied,
+    /// The gate of the registry does not let it through.
+    #[error("{0}")]
+    Gate(Arc<Denial>),
     /// The gateway's account may read it, an anonymous client may not.
     #[error("the repository is not public")]
     NotPublic,

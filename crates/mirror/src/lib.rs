@@ -2,7 +2,7 @@
 //!
 //! Every function takes a [`Permit`](access::Permit), so nothing is looked up before it is allowed. Blobs and manifests
 //! by digest are immutable; tags are pointers with a TTL. A *link* records that a repository has a blob or manifest; a
-//! *claim* asks the upstream whether it does.
+//! *claim* asks the upstream whether it does. What the gate of a registry has cleared is read, and nothing else.
 
 #![cfg_attr(
     test,
@@ -34,6 +34,7 @@ mod fill;
 mod fill_reader;
 mod fill_status;
 mod freshness;
+mod gate;
 mod lists;
 mod manifest;
 mod manifest_claim;
@@ -73,8 +74,8 @@ pub use blob_answer::BlobAnswer;
 pub use catalogue::{NamePage, RequestBudget, filter_map_yielding};
 pub use contents::{Contents, StoredBlob};
 pub use dry_run::{
-    DryManifest, DryRun, KnownTag, PlannedPull, PlannedRequest, RegistryAnswer, RequestReason,
-    TagFreshness,
+    DryManifest, DryRun, GateOutcome, KnownTag, PlannedPull, PlannedRequest, RegistryAnswer,
+    RequestReason, TagFreshness,
 };
 pub use error::{BUSY_RETRY, MirrorError, ResourceKind};
 pub use fallback::{Fallback, FallbackBlob, Preparation};
@@ -83,6 +84,7 @@ pub use freshness::{
     CheckedAnswer, Freshness, KnownAnswer, Stale, StaleReason, WaitLimits, fresh_for, revalidate,
     stale_age, unix_seconds,
 };
+pub use gate::GATE_RECORDS;
 pub use lists::PageAnswer;
 pub use manifest::{ManifestAnswer, ReadMethod, UNCACHED_DEADLINE};
 pub use origin::{ContentScope, HeadPolicy, OriginSettings};
@@ -133,6 +135,7 @@ struct MirrorState {
     origins: BTreeMap<Registry, Arc<OriginState>>,
     fallback: Option<Arc<dyn Fallback>>,
     missing: NegativeCache,
+    gate: gate::GateState,
     pages: lists::Pages,
     /// The generations of each repository's lists.
     list_generations: Generations<RepositoryName>,
@@ -169,6 +172,7 @@ impl Mirror {
             origins,
             fallback,
             missing: NegativeCache::new(),
+            gate: gate::GateState::new(),
             callers: AdmittedCallers::new(),
             names: catalogue::name_cache(),
             name_requests: SingleFlight::default(),

@@ -12,10 +12,10 @@ use super::{Mirror, MirrorError, MirrorState};
 use access::Permit;
 use oci::cache_status::{CacheStatus, Forward};
 use oci::manifest::AcceptClass;
-use oci::name::{Repository, RepositoryName};
+use oci::name::RepositoryName;
 use oci::v2::{Endpoint, Query, Resource};
 use runtime::generation::Question;
-use upstream::Page;
+use upstream::{Page, UpstreamError};
 
 /// How long a page is fresh at most.
 const PAGE_TTL: Duration = Duration::from_secs(60);
@@ -77,10 +77,25 @@ impl Mirror {
         resource: &Resource,
         query: &Query,
     ) -> Result<PageAnswer, MirrorError> {
-        let (origin, state) = (self.admit(permit, resource).await?, &self.state);
-        let (name, resource) = (permit.name(), resource.clone());
+        let origin = self.admit(permit, resource).await?;
+        if let Resource::Referrers(subject) = resource {
+            self.clear_manifest(&origin, permit, subject).await?;
+        }
+        self.read_page(&origin, permit, resource, query).await
+    }
+
+    /// [`Mirror::list`], once the gate has cleared it.
+    pub(super) async fn read_page(
+        &self,
+        origin: &OriginView,
+        permit: &Permit,
+        resource: &Resource,
+        query: &Query,
+    ) -> Result<PageAnswer, MirrorError> {
+        let (name, state) = (permit.name(), &self.state);
+        let resource = resource.clone();
         if origin.caller_key().is_some() {
-            return fetch_for_caller(&origin, name.repository.clone(), resource, query).await;
+            return fetch_for_caller(origin, name, resource, query).await;
         }
         let missing = (name.clone(), resource.clone(), AcceptClass::Full);
         if let Some(kind) = state.missing.get(&missing) {
@@ -88,7 +103,7 @@ impl Mirror {
         }
         let key = (name.clone(), resource, query.clone());
         let known = state.pages.get(&key);
-        let ttl = MirrorState::page_ttl(&origin);
+        let ttl = MirrorState::page_ttl(origin);
         if let Some(cached) = known
             .clone()
             .filter(|known| known.fetched_at.elapsed() < ttl)
@@ -105,7 +120,7 @@ impl Mirror {
         };
         let request_key = (key.clone(), question.list.generation());
         let start = || {
-            let state = state.clone();
+            let (state, origin) = (state.clone(), origin.clone());
             async move { state.fetch_page(&origin, key, &question).await }
         };
         let ask = async {
@@ -159,7 +174,8 @@ impl MirrorState {
         key: PageKey,
         question: &PageQuestion,
     ) -> Result<Arc<CachedPage>, MirrorError> {
-        match self.page(origin, &key).await {
+        let page = self.page(origin, &key).await;
+        match page.and_then(|page| only_served_tags(origin, &key.0, &key.1, page)) {
             Ok(page) => {
                 let fetched_at = Instant::now();
                 let cached = Arc::new(CachedPage { page, fetched_at });
@@ -189,21 +205,59 @@ fn is_ordinary(query: &Query) -> bool {
     query.keys().all(|key| key == "n") && n.is_none_or(|n| (1..=MAX_ORDINARY_PAGE).contains(&n))
 }
 
+/// Leaves tags out of a list that the gate does not serve.
+fn only_served_tags(
+    origin: &OriginView,
+    name: &RepositoryName,
+    resource: &Resource,
+    page: Page,
+) -> Result<Page, MirrorError> {
+    let Some(gate) = origin
+        .enforced_gate()
+        .filter(|_| *resource == Resource::Tags)
+    else {
+        return Ok(page);
+    };
+    let unreadable = || {
+        let error = UpstreamError::Protocol("its list of tags cannot be read");
+        MirrorError::Unusable(Arc::new(error))
+    };
+    let list: serde_json::Value = serde_json::from_slice(&page.bytes).map_err(|_| unreadable())?;
+    let serde_json::Value::Object(mut list) = list else {
+        return Err(unreadable());
+    };
+    // Some registries send `null` for none.
+    let Some(serde_json::Value::Array(tags)) = list.get_mut("tags") else {
+        return Ok(page);
+    };
+    let all = tags.len();
+    tags.retain(|tag| {
+        let tag = tag.as_str().and_then(|tag| tag.parse().ok());
+        tag.is_some_and(|tag| gate.lists(name, &tag))
+    });
+    if tags.len() == all {
+        return Ok(page);
+    }
+    let bytes = serde_json::Value::Object(list).to_string().into();
+    Ok(Page { bytes, ..page })
+}
+
 /// Fetches a page for one caller; it is not cached.
 async fn fetch_for_caller(
     origin: &OriginView,
-    repository: Repository,
+    name: &RepositoryName,
     resource: Resource,
     query: &Query,
 ) -> Result<PageAnswer, MirrorError> {
     let endpoint = Endpoint {
-        repository,
+        repository: name.repository.clone(),
         resource,
     };
     let page = async { origin.upstream()?.page(&endpoint, query).await };
     let page = page
         .await
         .map_err(|error| MirrorError::from_upstream(Arc::new(error), ResourceKind::Repository))?;
+    let page = only_served_tags(origin, name, &endpoint.resource, page)?;
     let fetched_at = Instant::now();
     Ok(PageAnswer {
         cached: Arc::new(CachedPage { page, fetched_at }),

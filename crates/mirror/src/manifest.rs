@@ -9,6 +9,7 @@ use super::error::ResourceKind;
 use super::freshness::{
     CheckedAnswer, Freshness, KnownAnswer, Stale, WaitLimits, is_fresh, revalidate, stale_age,
 };
+use super::gate::Cleared;
 use super::origin::{HeadPolicy, OriginView};
 use super::tag::TagRequest;
 use super::{Mirror, MirrorError, MirrorState};
@@ -47,6 +48,8 @@ pub struct ManifestAnswer {
     pub cache: CacheStatus,
     /// Present if the upstream could not revalidate the answer.
     pub stale: Option<Stale>,
+    /// Why it is not the tag's target, for the client.
+    pub warning: Option<Arc<str>>,
 }
 
 /// A manifest's link, and its bytes if they were fetched with it.
@@ -73,8 +76,11 @@ impl Mirror {
             .await?;
         match reference {
             Reference::Digest(digest) => {
-                self.manifest_by_digest(&origin, permit, digest, method)
-                    .await
+                let cleared = self.clear_manifest(&origin, permit, digest).await?;
+                let read = self.manifest_by_digest(&origin, permit, cleared, method);
+                let mut answer = read.await?;
+                answer.cache = cleared.cache_status(answer.cache);
+                Ok(answer)
             }
             Reference::Tag(tag) => {
                 let request = TagRequest {
@@ -89,13 +95,15 @@ impl Mirror {
         }
     }
 
+    /// The manifest of a digest.
     pub(super) async fn manifest_by_digest(
         &self,
         origin: &OriginView,
         permit: &Permit,
-        digest: &Digest,
+        cleared: Cleared<'_>,
         method: ReadMethod,
     ) -> Result<ManifestAnswer, MirrorError> {
+        let digest = cleared.digest();
         let link = self.state.manifest_link(origin, permit, digest).await?;
         let known = match &link {
             Some(link) => match self
@@ -339,6 +347,7 @@ fn manifest_answer(
         bytes,
         cache,
         stale: None,
+        warning: None,
     }
 }
 

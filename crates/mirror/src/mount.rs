@@ -15,11 +15,13 @@ const MAX_CANDIDATES: usize = 256;
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Mirror {
-    /// Whether the permit's repository may be read, also by the registry's visibility: if the gateway's account may
-    /// read more than an anonymous client, only public content is mounted with it.
+    /// Whether the permit's repository may be read, also by the registry's visibility and its gate: if the gateway's
+    /// account may read more than an anonymous client, only public content is mounted with it.
     pub async fn may_be_mounted(&self, permit: &Permit, digest: &Digest) -> bool {
-        let blob = Resource::Blob(*digest);
-        let admitted = self.admit(permit, &blob);
+        let admitted = async {
+            let origin = self.admit(permit, &Resource::Blob(*digest)).await?;
+            self.clear_blob(&origin, permit, digest).await.map(drop)
+        };
         let admitted = tokio::time::timeout(MOUNT_TIMEOUT, admitted).await;
         admitted.is_ok_and(|admitted| admitted.is_ok())
     }

@@ -8,8 +8,10 @@ use super::caller::CallerKey;
 use super::freshness::{WaitLimits, is_fresh, unix_seconds};
 use super::manifest::UNCACHED_DEADLINE;
 use super::{Mirror, MirrorError};
+use ::gate::Gate;
 use access::{ForwardedAuthorization, Permit};
 use oci::name::Registry;
+use telemetry::metrics;
 use upstream::{SetUpError, Upstream, UpstreamError};
 
 /// The settings of one registry.
@@ -35,6 +37,8 @@ pub struct OriginSettings {
     pub heads: HeadPolicy,
     /// The most connections of one fill.
     pub connections_per_fill: u32,
+    /// Which content is served; `None`: all.
+    pub gate: Option<Arc<Gate>>,
 }
 
 /// Which content of a registry is served.
@@ -73,6 +77,7 @@ pub(super) struct OriginState {
     content_scope: ContentScope,
     heads: HeadPolicy,
     connections_per_fill: u32,
+    gate: Option<Arc<Gate>>,
     /// When something was last written through this node, in seconds since 1970: peers' older records may be outdated.
     written_at: Arc<AtomicU64>,
 }
@@ -84,6 +89,12 @@ impl OriginState {
     /// # Errors
     /// When the upstream's client cannot be set up.
     pub fn new(settings: OriginSettings, before: Option<&Self>) -> Result<Self, SetUpError> {
+        if let Some(gate) = &settings.gate {
+            let (registry, mode) = (settings.registry.as_str(), gate.mode().as_str());
+            for rule in gate.rules() {
+                metrics::with_gate(registry, rule.as_str(), mode);
+            }
+        }
         let same = before.filter(|before| before.upstream_settings == settings.upstream);
         let upstream = match same {
             Some(same) => same.upstream.clone(),
@@ -101,6 +112,7 @@ impl OriginState {
             content_scope: settings.content_scope,
             heads: settings.heads,
             connections_per_fill: settings.connections_per_fill,
+            gate: settings.gate,
             written_at: before.map_or_else(Arc::default, |before| before.written_at.clone()),
         })
     }
@@ -109,6 +121,9 @@ impl OriginState {
     pub fn shares_answers(&self, other: &Self) -> bool {
         self.upstream_settings == other.upstream_settings
             && self.content_scope == other.content_scope
+            // Lists are cached as the rules of a gate leave them.
+            && self.gate.is_none()
+            && other.gate.is_none()
     }
 
     pub fn registry(&self) -> &Registry {
@@ -199,6 +214,11 @@ impl OriginView {
 
     pub fn connections_per_fill(&self) -> u32 {
         self.origin.connections_per_fill
+    }
+
+    /// Which content is served; `None`: all.
+    pub fn gate(&self) -> Option<&Gate> {
+        self.origin.gate.as_deref()
     }
 
     /// The caller, where the registry decides for each.

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::error::ResourceKind;
 use super::freshness::{Freshness, KnownAnswer, is_fresh, revalidate, stale_age, unix_seconds};
 use super::origin::{ContentScope, OriginView};
-use super::{Mirror, MirrorError, MirrorState};
+use super::{Mirror, MirrorError, MirrorState, gate};
 use access::Permit;
 use oci::name::RepositoryName;
 use oci::v2::Resource;
@@ -25,13 +25,15 @@ impl Mirror {
     /// The registry of a permit, once `resource` may be served by its content scope.
     ///
     /// # Errors
-    /// [`MirrorError::NotPublic`] or the registry's denial, and why it could not be asked.
+    /// [`MirrorError::Gate`] for names that its gate denies, [`MirrorError::NotPublic`] or the registry's denial, and why
+    /// it could not be asked.
     pub(super) async fn admit(
         &self,
         permit: &Permit,
         resource: &Resource,
     ) -> Result<OriginView, MirrorError> {
         let origin = self.origin(permit)?;
+        gate::check_names(&origin, permit, resource)?;
         if origin.content_scope() == ContentScope::PublicOnly {
             let key = (permit.name().clone(), resource.clone());
             Box::pin(self.state.clone().admit_public(&origin, key)).await?;

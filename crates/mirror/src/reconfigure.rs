@@ -80,6 +80,7 @@ impl MirrorState {
             origins,
             fallback,
             missing: self.missing.clone(),
+            gate: self.gate.without_verdicts(),
             pages: self.pages.clone(),
             list_generations: self.list_generations.clone(),
             page_requests: self.page_requests.clone(),

@@ -12,10 +12,13 @@ use super::error::ResourceKind;
 use super::freshness::{
     CheckedAnswer, Freshness, KnownAnswer, Stale, fresh_for, revalidate, stale_age,
 };
+use super::gate::Cleared;
 use super::manifest::{ManifestAnswer, ReadMethod, negative_key};
 use super::origin::OriginView;
 use super::{Mirror, MirrorError, MirrorState};
 use access::Permit;
+use oci::cache_status::CacheStatus;
+use oci::digest::Digest;
 use oci::manifest::{AcceptClass, default_image, is_index, is_signed_schema1};
 use oci::name::{Reference, Tag};
 use store::{ManifestKey, Pointer, TagKey, warn_degraded};
@@ -50,6 +53,80 @@ impl ResolvedTag {
     }
 }
 
+/// A tag's target, before the gate has seen it.
+#[derive(Debug)]
+pub(super) struct TagTarget {
+    digest: Digest,
+    media_type: String,
+    /// In bytes, if known.
+    size: Option<u64>,
+    /// The bytes, if the tag had to be fetched to learn its digest.
+    bytes: Option<Bytes>,
+    cache: CacheStatus,
+    stale: Option<Stale>,
+    /// The target on record before it was resolved.
+    served_before: Option<Digest>,
+}
+
+impl TagTarget {
+    /// Of a manifest that a caller's own request by tag fetched.
+    pub fn fetched(answer: ManifestAnswer) -> Self {
+        Self {
+            digest: answer.digest,
+            media_type: answer.media_type,
+            size: Some(answer.size),
+            bytes: answer.bytes,
+            cache: answer.cache,
+            stale: answer.stale,
+            served_before: None,
+        }
+    }
+
+    /// Of a caller's own HEAD by tag.
+    pub fn resolved(digest: Digest, media_type: String, size: u64, cache: CacheStatus) -> Self {
+        Self {
+            digest,
+            media_type,
+            size: Some(size),
+            bytes: None,
+            cache,
+            stale: None,
+            served_before: None,
+        }
+    }
+
+    fn checked(checked: CheckedAnswer<ResolvedTag>, served_before: Option<Digest>) -> Self {
+        let (cache, stale) = (checked.cache_status(), checked.freshness.stale());
+        let ResolvedTag { pointer, bytes, .. } = checked.answer;
+        Self {
+            digest: pointer.digest,
+            media_type: pointer.media_type.clone(),
+            size: pointer.size,
+            bytes,
+            cache,
+            stale,
+            served_before,
+        }
+    }
+
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    pub fn cache(&self) -> CacheStatus {
+        self.cache
+    }
+
+    pub fn stale(&self) -> Option<Stale> {
+        self.stale
+    }
+
+    /// The target on record before it was resolved.
+    pub fn served_before(&self) -> Option<Digest> {
+        self.served_before
+    }
+}
+
 impl Mirror {
     pub(super) async fn manifest_by_tag(
         &self,
@@ -65,19 +142,51 @@ impl Mirror {
 
     /// The manifest or index that a tag points at.
     async fn read_tag(&self, request: TagRequest<'_>) -> Result<ManifestAnswer, MirrorError> {
-        let TagRequest {
-            origin,
-            permit,
-            tag,
-            class,
-            ..
-        } = request;
+        let origin = request.origin;
+        if origin.gate().is_some()
+            && let Some(pinned) = Box::pin(self.pinned_manifest(request)).await?
+        {
+            return Ok(pinned);
+        }
         if let Some(caller_key) = origin.caller_key() {
             return Box::pin(self.manifest_for_caller(caller_key, request)).await;
         }
+        let (target, is_hit) = self.resolve_tag(request).await?;
+        match self.read_gated(request, target).await {
+            // The tag is fresh and its manifest is gone: it may have moved since.
+            Err(MirrorError::Unknown { .. }) if is_hit => {}
+            answer => return answer,
+        }
         let state = &self.state;
-        let key = TagKey::new(permit.name(), class, tag);
+        let key = TagKey::new(request.permit.name(), request.class, request.tag);
         let known = state.known_pointer(&key).await;
+        let served_before = known.as_ref().map(|known| known.digest);
+        let checked = Box::pin(
+            state
+                .clone()
+                .revalidate_tag(origin, request.permit, key, known),
+        );
+        let target = TagTarget::checked(checked.await?, served_before);
+        Box::pin(self.read_gated(request, target)).await
+    }
+
+    /// A tag's target, before the gate has seen it.
+    pub(super) async fn target_of(
+        &self,
+        request: TagRequest<'_>,
+    ) -> Result<TagTarget, MirrorError> {
+        match request.origin.caller_key() {
+            Some(_) => Box::pin(self.target_for_caller(request)).await,
+            None => self.resolve_tag(request).await.map(|(target, _)| target),
+        }
+    }
+
+    /// The target of a tag, and whether the upstream was not asked for it.
+    async fn resolve_tag(&self, request: TagRequest<'_>) -> Result<(TagTarget, bool), MirrorError> {
+        let (origin, state) = (request.origin, &self.state);
+        let key = TagKey::new(request.permit.name(), request.class, request.tag);
+        let known = state.known_pointer(&key).await;
+        let served_before = known.as_ref().map(|known| known.digest);
         let left = known
             .as_ref()
             .and_then(|known| fresh_for(known.checked_at, origin.tag_ttl(), SystemTime::now()));
@@ -96,14 +205,20 @@ impl Mirror {
             checked.freshness,
             Freshness::Fresh { .. } | Freshness::Stretched { .. } | Freshness::FromPeer
         );
-        match self.read_resolved(request, checked).await {
-            // The tag is fresh and its manifest is gone: it may have moved since.
-            Err(MirrorError::Unknown { .. }) if is_hit => {}
-            answer => return answer,
+        Ok((TagTarget::checked(checked, served_before), is_hit))
+    }
+
+    /// The manifest of a tag's target, if the gate of the registry lets it through.
+    pub(super) async fn read_gated(
+        &self,
+        request: TagRequest<'_>,
+        target: TagTarget,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let digest = target.digest;
+        match Cleared::without_gate(request.origin, &digest) {
+            Ok(cleared) => self.read_target(request, target, cleared).await,
+            Err(gate) => Box::pin(self.gated_target(gate, request, target)).await,
         }
-        let known = state.known_pointer(&key).await;
-        let checked = Box::pin(state.clone().revalidate_tag(origin, permit, key, known));
-        Box::pin(self.read_resolved(request, checked.await?)).await
     }
 
     /// Revalidates a tag, unless few pulls are left; if the fallback must prepare its image, waits for that and resolves
@@ -143,26 +258,26 @@ impl Mirror {
         }
     }
 
-    /// The manifest that a resolved tag points at.
-    async fn read_resolved(
+    /// The manifest of a tag's target, once the gate has cleared that.
+    pub(super) async fn read_target(
         &self,
         request: TagRequest<'_>,
-        checked: CheckedAnswer<ResolvedTag>,
+        target: TagTarget,
+        cleared: Cleared<'_>,
     ) -> Result<ManifestAnswer, MirrorError> {
-        let (cache, stale) = (checked.cache_status(), checked.freshness.stale());
-        let ResolvedTag { pointer, bytes, .. } = checked.answer;
         let mut answer = ManifestAnswer {
-            digest: pointer.digest,
-            media_type: pointer.media_type.clone(),
-            size: pointer.size.unwrap_or(0),
-            bytes,
-            cache,
-            stale,
+            digest: target.digest,
+            media_type: target.media_type,
+            size: target.size.unwrap_or(0),
+            bytes: target.bytes,
+            cache: target.cache,
+            stale: target.stale,
+            warning: None,
         };
-        if answer.bytes.is_none() && (request.method == ReadMethod::Get || pointer.size.is_none()) {
+        if answer.bytes.is_none() && (request.method == ReadMethod::Get || target.size.is_none()) {
             let (origin, permit) = (request.origin, request.permit);
             let by_digest = self
-                .manifest_by_digest(origin, permit, &pointer.digest, ReadMethod::Get)
+                .manifest_by_digest(origin, permit, cleared, ReadMethod::Get)
                 .await?;
             answer.size = by_digest.size;
             answer.bytes = by_digest.bytes;
@@ -181,17 +296,19 @@ impl Mirror {
         let bytes = if let Some(bytes) = &index.bytes {
             Some(bytes.clone())
         } else {
-            let whole = self.manifest_by_digest(origin, permit, &index.digest, ReadMethod::Get);
+            let cleared = Cleared::answered(&index);
+            let whole = self.manifest_by_digest(origin, permit, cleared, ReadMethod::Get);
             whole.await?.bytes
         };
         let Some(image) = bytes.and_then(|bytes| default_image(&bytes)) else {
             return Ok(index);
         };
+        let cleared = self.clear_manifest(origin, permit, &image).await?;
         let mut answer = self
-            .manifest_by_digest(origin, permit, &image, request.method)
+            .manifest_by_digest(origin, permit, cleared, request.method)
             .await?;
         answer.cache = index.cache.or(answer.cache);
-        answer.stale = index.stale;
+        (answer.stale, answer.warning) = (index.stale, index.warning);
         Ok(answer)
     }
 }

@@ -1,14 +1,15 @@
 //! Moves of tags: what a tag has moved to is fetched before the tag follows, so that an upstream which limits pulls takes no
 //! image away from clients.
 //!
-//! Of an index, the images for the platforms that were pulled before are part of it. Until all are there, the tag is answered
-//! with what is cached, as stale.
+//! Of an index, the images for the platforms that were pulled before are part of it, and so are the signatures that a gate
+//! asks for. Until all are there, the tag is answered with what is cached, as stale.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::gate::Cleared;
 use super::manifest::ReadMethod;
 use super::tag_resolve::Resolution;
 use super::{Mirror, MirrorError, MirrorState};
@@ -72,28 +73,54 @@ impl MirrorState {
         let Some(current) = resolution.replaced_by(&moved_to.digest) else {
             return Ok(());
         };
-        let index = self.fetch_newer(resolution, &moved_to.digest).await?;
-        self.fetch_same_images(resolution, current, &index).await
+        let digest = &moved_to.digest;
+        let bytes = self.fetch_newer(resolution, digest).await?;
+        self.fetch_parts(resolution, current, digest, &bytes).await
     }
 
-    /// Fetches the images of an index for the platforms whose images of the tag's current index are stored. One that the
-    /// upstream does not have is left out: clients get its refusal.
+    /// Fetches what belongs to a manifest that a tag has moved to: the signatures that the gate asks for, and the images of
+    /// an index for the platforms whose images of the tag's current index are stored. What the upstream does not have is
+    /// left out: clients get its refusal, or the gate's.
     ///
     /// # Errors
     /// As [`MirrorState::fetch_moved`], where a stale answer is served instead.
-    pub(super) async fn fetch_same_images(
+    pub(super) async fn fetch_parts(
         self: &Arc<Self>,
         resolution: &Resolution,
         current: &Pointer,
-        index: &Bytes,
+        digest: &Digest,
+        bytes: &Bytes,
     ) -> Result<(), MirrorError> {
-        for image in self.same_images(resolution, current, index).await {
-            match self.fetch_newer(resolution, &image).await {
-                Err(error) if error.stale_reason().is_some() => return Err(error),
-                _ => {}
-            }
+        self.fetch_signature(resolution, digest).await?;
+        for image in self.same_images(resolution, current, bytes).await {
+            let fetched = self.fetch_newer(resolution, &image).await;
+            unless_stale(fetched.map(drop))?;
         }
         Ok(())
+    }
+
+    /// Has the gate look for the signature of a manifest, if it needs one to serve that. Signatures themselves need none.
+    async fn fetch_signature(
+        self: &Arc<Self>,
+        resolution: &Resolution,
+        digest: &Digest,
+    ) -> Result<(), MirrorError> {
+        let Resolution {
+            origin,
+            permit,
+            key,
+            ..
+        } = resolution;
+        let mirror = Mirror {
+            state: self.clone(),
+        };
+        if key.tag.is_companion() || !mirror.lacks_signature(origin, permit, digest).await {
+            return Ok(());
+        }
+        if !origin.allows_replacing(Instant::now()) {
+            return Err(MirrorError::Reserved);
+        }
+        unless_stale(mirror.find_signature(origin, permit, digest).await)
     }
 
     async fn same_images(
@@ -130,8 +157,17 @@ impl MirrorState {
         let mirror = Mirror {
             state: self.clone(),
         };
-        let fetched = mirror.manifest_by_digest(origin, permit, digest, ReadMethod::Get);
+        let cleared = Cleared::ahead(digest);
+        let fetched = mirror.manifest_by_digest(origin, permit, cleared, ReadMethod::Get);
         Ok(Box::pin(fetched).await?.bytes.unwrap_or_default())
+    }
+}
+
+/// The error of a fetch, if a stale answer is to be served instead.
+fn unless_stale(fetched: Result<(), MirrorError>) -> Result<(), MirrorError> {
+    match fetched {
+        Err(error) if error.stale_reason().is_some() => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -213,7 +213,8 @@ impl MirrorState {
             FetchedManifest { link, bytes }
         };
         if let (Some(current), Some(bytes)) = (resolution.replaced_by(&digest), &bytes) {
-            self.fetch_same_images(resolution, current, bytes).await?;
+            self.fetch_parts(resolution, current, &digest, bytes)
+                .await?;
         }
         let pointer = Pointer {
             digest,

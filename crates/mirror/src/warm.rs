@@ -15,6 +15,7 @@ use super::manifest::ReadMethod;
 use super::progress::{FillError, Phase};
 use super::waiting::Requester;
 use super::{Mirror, MirrorError};
+use ::gate::Rule;
 use access::Permit;
 use oci::digest::Digest;
 use oci::manifest::{AcceptClass, is_index};
@@ -167,7 +168,15 @@ impl WarmRun<'_> {
                 self.mirror
                     .manifest(&self.permit, &reference, class, method)
             };
-            let answer = self.retry(ask).await?;
+            let answer = match self.retry(ask).await {
+                // Of all platforms, the gate serves some.
+                Err(WarmError::Mirror(MirrorError::Gate(denial)))
+                    if denial.rule == Rule::Platforms && depth > 0 && *wanted == Platforms::All =>
+                {
+                    continue;
+                }
+                answer => answer?,
+            };
             let bytes = answer.bytes.ok_or(MirrorError::Internal)?;
             if !is_index(&answer.media_type) {
                 all.extend(parts(&bytes));
@@ -285,6 +294,7 @@ fn retry_after(error: &MirrorError) -> Option<Duration> {
         | MirrorError::Challenged(_)
         | MirrorError::CallerDenied
         | MirrorError::NotPublic
+        | MirrorError::Gate(_)
         | MirrorError::NoRoom { .. }
         | MirrorError::Reserved
         | MirrorError::TooLong

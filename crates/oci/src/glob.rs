@@ -100,7 +100,7 @@ impl TagPattern {
     pub fn parse(text: &str) -> Result<Self, String> {
         let known =
             |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'*');
-        if text.is_empty() || text.len() > LONGEST || !text.bytes().all(known) {
+        if text.is_empty() || text.len() > MAX_LENGTH || !text.bytes().all(known) {
             return Err(
                 "is not a pattern of tags; write letters, digits, `.`, `_`, `-` and `*`".to_owned(),
             );

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::digest::Digest;
 
 /// The longest name in a platform, in bytes.
-const LONGEST: usize = 64;
+const MAX_LENGTH: usize = 64;
 
 /// `os/architecture[/variant]`, such as `linux/amd64` or `linux/arm/v7`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,9 +55,10 @@ impl Platform {
     /// Whether it names an operating system and an architecture, each of a length that such names have. Builders give
     /// attestations the platform `unknown/unknown`.
     pub fn is_known(&self) -> bool {
-        let is_known = |name: &str| !name.is_empty() && name.len() <= LONGEST && name != "unknown";
+        let is_known =
+            |name: &str| !name.is_empty() && name.len() <= MAX_LENGTH && name != "unknown";
         let variant = self.variant.as_deref().unwrap_or_default();
-        is_known(&self.os) && is_known(&self.architecture) && variant.len() <= LONGEST
+        is_known(&self.os) && is_known(&self.architecture) && variant.len() <= MAX_LENGTH
     }
 
     /// Whether an image for the platform `image` suits this platform. A platform without a variant accepts any.

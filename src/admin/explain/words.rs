@@ -147,6 +147,7 @@ pub fn request(reason: RequestReason) -> String {
             "the repository was confirmed to have it {} ago; asked behind the answer",
             ago(age)
         ),
+        RequestReason::LengthUnknown => "the gate reads it only if it is short".to_owned(),
         RequestReason::PublicCheck => {
             "asked without the account, whether anonymous clients may read it".to_owned()
         }

@@ -1,4 +1,4 @@
-//! Checks the files that the configuration names: the folder of keys, certificates, CAs, passwords.
+//! Checks the files that the configuration names: the folder of keys, certificates, CAs, passwords, public keys.
 //!
 //! A file that cannot be read is only a warning, since the configuration may be checked on another machine; one that cannot
 //! be used is a fault.
@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use super::super::credentials::account_nodes;
 use super::super::fault::{Report, shown};
 use super::super::tree::Node;
-use super::super::{Config, Tls};
+use super::super::{Config, KeyFileError, Tls, public_key};
 use gateway::{Certificate, TlsError, check_authorities};
 use runtime::keys_folder::{self, KeysFolderError};
 
@@ -44,6 +44,15 @@ pub fn check(config: &Config, tree: &Node, now: SystemTime, report: &mut Report)
             let path = file.and_then(Node::text).filter(|path| !path.is_empty());
             if let (Some(file), Some(path)) = (file, path) {
                 password(Path::new(path), file, report);
+            }
+        }
+        let keys = registry.gate.iter().flat_map(|gate| &gate.signed_by);
+        for (item, path) in keys.enumerate() {
+            let at = node.near("gate").near("signed_by").item(item).at;
+            match public_key(path) {
+                Ok(_) => {}
+                Err(KeyFileError::Read { path, source }) => unreadable(&path, &source, at, report),
+                Err(error @ KeyFileError::Key { .. }) => report.fault(at, error.to_string()),
             }
         }
     }

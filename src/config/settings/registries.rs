@@ -1,9 +1,10 @@
 //! The settings of v2 and v1 registries, and of the clients that send requests to them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{self, Config, Credentials, MaxStale, Origin, Visibility};
+use crate::config::{self, Config, Credentials, KeyFileError, MaxStale, Origin, Visibility};
 use oci::name::Registry;
 use upstream::Account;
 
@@ -16,12 +17,26 @@ pub struct PasswordFileError {
     source: std::io::Error,
 }
 
+/// A file of a registry that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryFileError {
+    /// Its password.
+    #[error(transparent)]
+    Password(#[from] PasswordFileError),
+    /// A public key of its gate.
+    #[error("registry {registry}: the key {source}")]
+    Key {
+        registry: String,
+        source: KeyFileError,
+    },
+}
+
 impl Config {
-    /// The v2 registries. Reads password files.
+    /// The v2 registries. Reads files of passwords and public keys.
     ///
     /// # Errors
-    /// When one cannot be read.
-    pub fn mirror_settings(&self) -> Result<mirror::Settings, PasswordFileError> {
+    /// When one cannot be used.
+    pub fn mirror_settings(&self) -> Result<mirror::Settings, RegistryFileError> {
         let mut origins = Vec::new();
         for registry in self.registries.iter().filter(|registry| has_v2(registry)) {
             let v2 = registry.v2.as_ref();
@@ -47,6 +62,7 @@ impl Config {
                     mirror::HeadPolicy::Cached
                 },
                 connections_per_fill: registry.connections_per_fill,
+                gate: gate(registry)?,
             });
         }
         Ok(mirror::Settings { origins })
@@ -98,6 +114,29 @@ impl Config {
             MaxStale::Unlimited => None,
         }
     }
+}
+
+/// The gate of a registry. Reads its public keys.
+fn gate(registry: &config::Registry) -> Result<Option<Arc<gate::Gate>>, RegistryFileError> {
+    let Some(gate) = &registry.gate else {
+        return Ok(None);
+    };
+    let keys = gate.signed_by.iter().map(|path| {
+        config::public_key(path).map_err(|source| RegistryFileError::Key {
+            registry: registry.name.clone(),
+            source,
+        })
+    });
+    let settings = gate::Settings {
+        mode: gate.mode,
+        allow: gate.allow.clone(),
+        deny: gate.deny.clone(),
+        min_age: gate.min_age,
+        pins: gate.pins.clone(),
+        platforms: gate.platforms.clone(),
+        signed_by: keys.collect::<Result<_, _>>()?,
+    };
+    Ok(Some(Arc::new(gate::Gate::new(settings))))
 }
 
 /// How long a cached answer waits for its revalidation before it is served stale. A registry that takes pushes

@@ -9,7 +9,7 @@ use super::super::error_response::ErrorResponse;
 use super::super::request_options::Unsatisfiable;
 use super::super::response::Response;
 use super::super::session::Session;
-use super::super::{failure, send};
+use super::super::{failure, request_metrics, send};
 use mirror::{MirrorError, ResourceKind};
 use oci::cache_status::CacheStatus;
 use oci::v1::error_body;
@@ -68,6 +68,9 @@ pub async fn mirror_error(session: &mut Session, error: &MirrorError) -> Result<
         } => "Image not found".to_owned(),
         error => error.to_string(),
     };
+    if let MirrorError::Gate(denial) = error {
+        request_metrics::gate_denied(denial);
+    }
     let refused = ErrorResponse::with_status(status, code, message);
     self::error(session, &refused).await
 }

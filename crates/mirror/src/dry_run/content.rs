@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::{DryManifest, DryRun, RequestReason};
-use crate::MirrorError;
 use crate::blob_claim::negative_key as negative_blob;
 use crate::error::ResourceKind;
 use crate::freshness::{Freshness, is_fresh, stale_age, unix_seconds};
+use crate::gate::Via;
 use crate::manifest::negative_key;
 use crate::source::{BlobSource, FillKey, FillSource};
+use crate::{MirrorError, MirrorState};
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
 use oci::manifest::{AcceptClass, MAX_MANIFEST};
@@ -24,7 +25,11 @@ impl DryRun {
     /// The error of such a read.
     pub fn manifest(&mut self, digest: &Digest) -> Result<DryManifest, MirrorError> {
         self.admit(&Resource::Manifest(Reference::Digest(*digest)))?;
-        self.linked_manifest(digest)
+        let gated = self.judge_manifest(digest, Via::default())?;
+        let mut manifest = self.linked_manifest(digest)?;
+        manifest.cache = gated.read.unwrap_or(manifest.cache);
+        manifest.gate = gated.outcome;
+        Ok(manifest)
     }
 
     /// A manifest by its digest, for a caller that is admitted; as `Mirror::manifest_by_digest`.
@@ -39,7 +44,7 @@ impl DryRun {
             return Err(ResourceKind::Manifest.remembered_unknown());
         }
         let stored = link.as_ref().map_or(*digest, |link| link.stored(digest));
-        let bytes = self.manifest_bytes(&stored);
+        let bytes = self.state.inspect_manifest_bytes(&stored);
         let size = link.as_ref().map(|link| link.size);
         let answer = |bytes, cache| DryManifest {
             digest: Some(*digest),
@@ -47,6 +52,7 @@ impl DryRun {
             bytes,
             cache,
             stale: None,
+            gate: None,
         };
         if self.fetched.contains(digest) {
             return Ok(answer(bytes, CacheStatus::HIT));
@@ -84,6 +90,19 @@ impl DryRun {
     /// The error of such a read.
     pub fn blob(&mut self, digest: &Digest, size: Option<u64>) -> Result<CacheStatus, MirrorError> {
         self.admit(&Resource::Blob(*digest))?;
+        self.judge_blob(digest)?;
+        self.linked_blob(digest, size)
+    }
+
+    /// A blob that the gate has cleared; as `Mirror::cleared_blob`.
+    pub(super) fn linked_blob(
+        &mut self,
+        digest: &Digest,
+        size: Option<u64>,
+    ) -> Result<CacheStatus, MirrorError> {
+        if self.fetched.contains(digest) {
+            return Ok(CacheStatus::HIT);
+        }
         let link = self.inspect(&BlobKey::new(self.name(), digest));
         let link = link.map(|link| link.value);
         let missing = negative_blob(&self.permit, digest);
@@ -144,13 +163,21 @@ impl DryRun {
         is_stale.then(|| stale_age(checked_at, None, self.now).unwrap_or_default())
     }
 
-    /// The bytes of a stored manifest.
-    pub(super) fn manifest_bytes(&self, stored: &Digest) -> Option<Vec<u8>> {
-        let contents = &self.state.contents;
-        let size = contents.inspect(stored, None)?;
+    /// The bytes of a manifest, if they are stored.
+    pub(super) fn stored_manifest(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let link = self.inspect(&ManifestKey::new(self.name(), digest));
+        let stored = link.map_or(*digest, |link| link.value.stored(digest));
+        self.state.inspect_manifest_bytes(&stored)
+    }
+}
+
+impl MirrorState {
+    /// The bytes of stored content, unless it is too long for a manifest. Blocks on the disk.
+    pub(crate) fn inspect_manifest_bytes(&self, stored: &Digest) -> Option<Vec<u8>> {
+        let size = self.contents.inspect(stored, None)?;
         if size > MAX_MANIFEST as u64 {
             return None;
         }
-        contents.inspect_small(stored)
+        self.contents.inspect_small(stored)
     }
 }

@@ -4,16 +4,19 @@
 //! A dry run assumes that the upstream confirms what is known, and has what is not. It blocks on the disk.
 
 mod content;
+mod gate;
 mod pull;
 mod tag;
+mod tag_move;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::error::ResourceKind;
 use super::freshness::{Stale, is_fresh, stale_age};
+use super::gate::{Content, check_names};
 use super::origin::{ContentScope, OriginView};
 use super::public::PUBLIC_TTL;
 use super::{Mirror, MirrorError, MirrorState};
@@ -27,6 +30,7 @@ use oci::v2::{Query, Resource};
 use store::{BlobKey, Inspected, ManifestKey, PublicKey, TypedKey, warn_degraded};
 use upstream::{ManifestHead, Preview, Read};
 
+pub use gate::GateOutcome;
 pub use pull::PlannedPull;
 pub use tag::{KnownTag, TagFreshness};
 
@@ -43,8 +47,12 @@ pub struct DryRun {
     requests: Vec<PlannedRequest>,
     /// The manifests that earlier reads of this run would have linked.
     linked: HashSet<Digest>,
-    /// Those that they would have fetched.
+    /// Those, and the blobs, that they would have fetched.
     fetched: HashSet<Digest>,
+    /// What the manifests name that the gate would have served.
+    named: HashSet<Content>,
+    /// The manifests whose signature it has looked for, and whether a stored one verifies.
+    signed: HashMap<Digest, bool>,
     /// Whether earlier reads of this run would have been admitted to the repository.
     is_admitted: bool,
 }
@@ -83,6 +91,8 @@ pub enum RequestReason {
     NotLinked,
     /// The repository was confirmed to have it so long ago; it is asked behind the answer.
     LinkStale(Duration),
+    /// The gate reads it only if it is short.
+    LengthUnknown,
     /// Whether the repository is public is not known.
     PublicCheck,
     /// The registry decides for each caller.
@@ -119,6 +129,8 @@ pub struct DryManifest {
     pub cache: CacheStatus,
     /// Present if the upstream cannot confirm the answer now.
     pub stale: Option<Stale>,
+    /// What the gate of the registry does; `None`: it has none.
+    pub gate: Option<GateOutcome>,
 }
 
 impl Mirror {
@@ -142,6 +154,8 @@ impl Mirror {
             requests: Vec::new(),
             linked: HashSet::new(),
             fetched: HashSet::new(),
+            named: HashSet::new(),
+            signed: HashMap::new(),
             is_admitted: false,
         })
     }
@@ -273,6 +287,7 @@ impl DryRun {
 
     /// Admits a read to a registry that is not the same for all callers, as [`Mirror::admit`] does.
     fn admit(&mut self, resource: &Resource) -> Result<(), MirrorError> {
+        check_names(&self.origin, &self.permit, resource)?;
         if self.origin.content_scope() == ContentScope::PublicOnly && !self.is_admitted {
             self.admit_public(resource)?;
         }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{DryManifest, DryRun};
+use super::{DryManifest, DryRun, GateOutcome};
 use crate::MirrorError;
 use crate::manifest::ReadMethod;
 use oci::digest::Digest;
@@ -42,7 +42,8 @@ impl DryRun {
         };
         let mut pull = PlannedPull {
             manifest: manifest.clone(),
-            is_incomplete: false,
+            // The gate reads on until it can tell.
+            is_incomplete: matches!(manifest.gate, Some(GateOutcome::Undecided(_))),
             failures: Vec::new(),
         };
         let mut queue = VecDeque::from([manifest]);

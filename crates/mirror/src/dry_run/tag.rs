@@ -8,13 +8,13 @@ use crate::error::ResourceKind;
 use crate::freshness::{
     CheckedAnswer, Freshness, KnownAnswer, Stale, fresh_for, stale_age, stale_or_error,
 };
+use crate::gate::Via;
 use crate::manifest::{ReadMethod, negative_key};
-use crate::tag_move::{Counterpart, counterparts};
 use oci::digest::Digest;
 use oci::manifest::{AcceptClass, default_image, is_index, is_signed_schema1};
 use oci::name::{Reference, Tag};
 use oci::v2::Resource;
-use store::{ManifestKey, Pointer, TagKey};
+use store::{Pointer, TagKey};
 use upstream::{ManifestHead, Read};
 
 /// What the cache has of a tag.
@@ -62,6 +62,11 @@ impl Target {
             is_fetched: false,
         }
     }
+
+    /// The pointer, if its manifest has not been fetched with the tag.
+    fn unfetched(&self) -> Option<&Pointer> {
+        self.pointer.as_ref().filter(|_| !self.is_fetched)
+    }
 }
 
 impl DryRun {
@@ -107,6 +112,35 @@ impl DryRun {
         method: ReadMethod,
     ) -> Result<DryManifest, MirrorError> {
         self.admit(&Resource::Manifest(Reference::Tag(tag.clone())))?;
+        let answer = match self.pinned(tag) {
+            Some(digest) => self.pinned_manifest(&digest)?,
+            None => self.read_tag(tag, class, method)?,
+        };
+        let is_list = answer.media_type.as_deref().is_some_and(is_index);
+        if class == AcceptClass::NoList && is_list {
+            let image = answer.bytes.as_deref().and_then(default_image);
+            if let Some(image) = image {
+                let gated = self.judge_manifest(&image, Via::default())?;
+                let image = self.linked_manifest(&image)?;
+                return Ok(DryManifest {
+                    cache: answer.cache.or(image.cache),
+                    stale: answer.stale,
+                    gate: gated.outcome,
+                    ..image
+                });
+            }
+        }
+        Ok(answer)
+    }
+
+    /// The manifest or index that a tag points at.
+    fn read_tag(
+        &mut self,
+        tag: &Tag,
+        class: AcceptClass,
+        method: ReadMethod,
+    ) -> Result<DryManifest, MirrorError> {
+        let before = self.known_digest(tag, class);
         let checked = self.resolve(tag, class.request_class())?;
         let (cache, stale) = (checked.cache_status(), checked.freshness.stale());
         let Target {
@@ -123,35 +157,50 @@ impl DryRun {
                 bytes: None,
                 cache,
                 stale,
+                gate: self.judge_unknown(tag)?,
             });
         };
+        let asked = (tag, class.request_class());
+        let (answered, gated) = self.judge_tag(asked, pointer.digest, before)?;
+        if answered != pointer.digest {
+            return self.held_back(&answered, gated, (cache, stale));
+        }
         let mut answer = DryManifest {
             digest: Some(pointer.digest),
             media_type: Some(pointer.media_type.clone()),
             bytes: None,
             cache,
             stale,
+            gate: gated.outcome,
         };
         if !is_fetched && (method == ReadMethod::Get || pointer.size.is_none()) {
             let by_digest = self.linked_manifest(&pointer.digest)?;
             answer.bytes = by_digest.bytes;
             answer.cache = answer.cache.or(by_digest.cache);
         }
-        if class == AcceptClass::NoList && is_index(&pointer.media_type) {
-            let image = answer.bytes.as_deref().and_then(default_image);
-            if let Some(image) = image {
-                let image = self.linked_manifest(&image)?;
-                return Ok(DryManifest {
-                    cache: answer.cache.or(image.cache),
-                    stale,
-                    ..image
-                });
-            }
-        }
         Ok(answer)
     }
 
-    /// Where a tag points, as `Mirror::read_tag` finds it.
+    /// Where a tag points as far as the cache knows.
+    pub(super) fn known_digest(&self, tag: &Tag, class: AcceptClass) -> Option<Digest> {
+        let known = self.known_tag(tag, class).pointer;
+        known.map(|pointer| pointer.digest)
+    }
+
+    /// Where a tag points once it is resolved, as far as that is known.
+    ///
+    /// # Errors
+    /// The error of such a read.
+    pub(super) fn target(
+        &mut self,
+        tag: &Tag,
+        class: AcceptClass,
+    ) -> Result<Option<Digest>, MirrorError> {
+        let target = self.resolve(tag, class)?.answer.pointer;
+        Ok(target.map(|pointer| pointer.digest))
+    }
+
+    /// Where a tag points, as `Mirror::resolve_tag` finds it.
     fn resolve(
         &mut self,
         tag: &Tag,
@@ -197,7 +246,7 @@ impl DryRun {
         }
         let asked = self.ask_tag(tag, class, pointer.as_ref(), reason);
         let followed = asked.and_then(|target| {
-            self.plan_move(replaced, &target)?;
+            self.plan_move(tag, replaced, target.unfetched())?;
             Ok(target)
         });
         match followed {
@@ -208,52 +257,6 @@ impl DryRun {
             }),
             Err(error) => stale_or_error(usable, error.stale_reason(), error),
         }
-    }
-
-    /// Plans what is fetched before a tag follows to its target, as `MirrorState::fetch_moved`.
-    fn plan_move(
-        &mut self,
-        replaced: Option<&Pointer>,
-        target: &Target,
-    ) -> Result<(), MirrorError> {
-        let newer = target.pointer.as_ref().filter(|_| !target.is_fetched);
-        let (Some(replaced), Some(newer)) = (replaced, newer) else {
-            return Ok(());
-        };
-        if replaced.digest == newer.digest {
-            return Ok(());
-        }
-        self.plan_newer(&newer.digest, newer.size)?;
-        let read = |digest| self.manifest_bytes(digest).unwrap_or_default();
-        let (current, index) = (read(&replaced.digest), read(&newer.digest));
-        for Counterpart { cached, newer } in counterparts(&current, &index) {
-            if cached.is_none_or(|cached| self.is_manifest_stored(&cached)) {
-                self.plan_newer(&newer, None)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Plans the GET of a manifest that replaces a cached one, if it may be sent.
-    fn plan_newer(&mut self, digest: &Digest, size: Option<u64>) -> Result<(), MirrorError> {
-        if self.manifest_bytes(digest).is_some() {
-            return Ok(());
-        }
-        if !self.origin.allows_replacing(self.instant) {
-            return Err(MirrorError::Reserved);
-        }
-        let reference = Reference::Digest(*digest);
-        let read = Read::Manifest(&reference, AcceptClass::Full);
-        self.send(read, RequestReason::NotStored, size)?;
-        self.linked.insert(*digest);
-        self.fetched.insert(*digest);
-        Ok(())
-    }
-
-    /// As `MirrorState::is_manifest_stored`.
-    fn is_manifest_stored(&self, digest: &Digest) -> bool {
-        let link = self.inspect(&ManifestKey::new(self.name(), digest));
-        link.is_some_and(|link| self.manifest_bytes(&link.value.stored(digest)).is_some())
     }
 
     /// What the upstream would answer: the HEAD that an operator has sent, else what is known.
@@ -288,6 +291,8 @@ impl DryRun {
             let size = pointer.as_ref().and_then(|pointer| pointer.size);
             let read = Read::Manifest(&reference, class);
             self.send(read, RequestReason::ByTagAlone, size)?;
+            let fetched = pointer.iter().map(|pointer| pointer.digest);
+            self.fetched.extend(fetched);
         }
         self.linked
             .extend(pointer.iter().map(|pointer| pointer.digest));

@@ -8,6 +8,7 @@
 mod bucket;
 mod content;
 mod events;
+mod gate;
 mod http;
 mod register;
 mod upstream;
@@ -21,6 +22,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncode
 pub use bucket::{BucketEvent, BucketFigures, bucket, peer_received, peer_sent, with_bucket};
 pub use content::{Answer, Content, ContentFigures, answered, pulled};
 pub use events::{Webhook, event_lost, with_events};
+pub use gate::{gate_denied, with_gate};
 pub use http::{Answered, InFlight, Resource};
 pub use upstream::{Upstream, UpstreamFigures};
 

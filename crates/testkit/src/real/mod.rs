@@ -156,6 +156,17 @@ fn offline(name: &str, dir: &Path) -> Result<Command, Missing> {
     Ok(command)
 }
 
+/// The library that fakes the clock of a program which loads it (Debian's `libfaketime`).
+pub fn fake_clock() -> Result<PathBuf, Missing> {
+    let folders = std::fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut files = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    let found = files.find(|file| file.is_file());
+    found.ok_or_else(|| Missing("faketime".to_owned()))
+}
+
 /// Runs a client's command to its end; returns standard output, or all output as an error.
 pub fn run(command: &mut Command) -> Result<String, String> {
     let output = process::run(command, PULL).map_err(|error| error.to_string())?;

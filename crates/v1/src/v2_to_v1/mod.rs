@@ -36,7 +36,7 @@ pub(super) use tags::first_page;
 /// How many tags are resolved, or ids issued, at once.
 const TAGS_AT_ONCE: usize = 32;
 /// The longest configuration, in bytes.
-const MAX_CONFIG: usize = 8 << 20;
+const MAX_CONFIG: u64 = 8 << 20;
 /// How many manifests are read to find an image in an index, and how deep.
 const MAX_MANIFESTS: usize = 8;
 const MAX_DEPTH: usize = 3;
@@ -244,24 +244,8 @@ impl V1 {
     }
 
     async fn config(&self, permit: &Permit, digest: &Digest) -> Result<BytesMut, BridgeError> {
-        let answer = self.mirror.blob(permit, digest, Requester::Gateway).await?;
-        let mut reader = answer.open(None).await?;
-        let mut bytes = BytesMut::new();
-        loop {
-            match reader.next().await {
-                Ok(Some(piece)) if bytes.len() + piece.len() > MAX_CONFIG => {
-                    return Err(V2ToV1Error::Config.into());
-                }
-                Ok(Some(piece)) => bytes.extend_from_slice(&piece),
-                Ok(None) => return Ok(bytes),
-                Err(error) => {
-                    tracing::warn!(
-                        error = telemetry::chain(&error),
-                        "a configuration was truncated"
-                    );
-                    return Err(MirrorError::Internal.into());
-                }
-            }
-        }
+        let config = self.mirror.blob(permit, digest, Requester::Gateway).await?;
+        let bytes = config.whole(MAX_CONFIG).await?;
+        bytes.ok_or_else(|| V2ToV1Error::Config.into())
     }
 }

@@ -70,8 +70,8 @@ impl V1 {
                     Ok(id) => {
                         ids.insert(tag.to_string(), id);
                     }
-                    // Deleted meanwhile.
-                    Err(MirrorError::Unknown { .. }) => {}
+                    // Deleted meanwhile, or not served.
+                    Err(MirrorError::Unknown { .. } | MirrorError::Gate(_)) => {}
                     Err(error) => return Err(error),
                 }
             }
