@@ -2,6 +2,7 @@
 
 mod clock;
 mod companions;
+mod explain;
 mod limits;
 mod listeners;
 mod min_age;

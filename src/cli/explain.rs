@@ -111,6 +111,12 @@ fn show(explanation: &Explanation) -> String {
         line(&mut text, "", &share);
     }
     access(&mut text, explanation);
+    if let Some(gate) = &explanation.gate {
+        let rule = gate.rule.as_ref();
+        let rule = rule.map_or_else(String::new, |rule| format!(" by {rule}"));
+        let decision = format!("{}{rule}, mode {}", gate.decision, gate.mode);
+        part(&mut text, "gate", &decision, &gate.because);
+    }
     content(&mut text, explanation);
     upstream(&mut text, explanation);
     text

@@ -70,8 +70,9 @@ pub use access_log::AccessRecord;
 pub use admission::Admission;
 pub use explain::{
     Answer, ApiVersion, ClientError, ExplainedAccess, ExplainedClient, ExplainedContent,
-    ExplainedListener, ExplainedPart, ExplainedPull, ExplainedRoute, Explainer, Explanation,
-    Judgement, PullQuestion, PullSource, QuestionError, SampleClient, SpokenBecause, Verdict,
+    ExplainedGate, ExplainedListener, ExplainedPart, ExplainedPull, ExplainedRoute, Explainer,
+    Explanation, Judgement, PullQuestion, PullSource, QuestionError, SampleClient, SpokenBecause,
+    Verdict,
 };
 pub use failure::status_of;
 pub use history::{AccessHistory, FailureKind, FailureRecord};

@@ -12,8 +12,8 @@ use super::v2_to_v1::first_page;
 use super::{Registries, V1};
 use access::Permit;
 use mirror::{
-    DryRun, Freshness, MirrorError, PlannedRequest, ReadMethod, RequestReason, ResourceKind, Stale,
-    StaleReason, TagFreshness, fresh_for, stale_age,
+    DryRun, Freshness, GateOutcome, MirrorError, PlannedRequest, ReadMethod, RequestReason,
+    ResourceKind, Stale, StaleReason, TagFreshness, fresh_for, stale_age,
 };
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
@@ -52,6 +52,8 @@ pub struct PlannedV1Pull {
     pub images: Vec<PlannedImage>,
     /// The manifest of a bridged image, if it is known.
     pub manifest: Option<Digest>,
+    /// What the gate of the registry does with it; `None`: it has none.
+    pub gate: Option<GateOutcome>,
     /// Whether requests are left out that depend on what only the registry can name.
     pub is_incomplete: bool,
 }
@@ -160,6 +162,7 @@ fn bridged(
         image: head.digest.map(|digest| top_id(&digest, platform)),
         images: Vec::new(),
         manifest: head.digest,
+        gate: head.gate,
         is_incomplete: true,
     };
     let mut next = head.digest;
@@ -206,6 +209,7 @@ impl V1Run<'_> {
             image: None,
             images: Vec::new(),
             manifest: None,
+            gate: None,
             is_incomplete: true,
         };
         let named = |resource| Endpoint::Named {

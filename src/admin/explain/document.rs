@@ -54,6 +54,8 @@ pub struct Explanation {
     pub tag: Option<TagPart>,
     /// `None` where the digest is not known, and where nothing is looked up.
     pub manifest: Option<ManifestPart>,
+    /// `None` without a gate, and where it is not asked.
+    pub gate: Option<GatePart>,
     /// `None` but for clients of the v1 API.
     pub v1_image: Option<V1ImagePart>,
     pub upstream: UpstreamPart,
@@ -124,6 +126,18 @@ pub struct JudgementPart {
     /// `allowed`, `challenged`, `denied` or `delegated`.
     pub decision: String,
     pub status: u16,
+    pub because: String,
+}
+
+/// What the gate of the registry does with the pull.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatePart {
+    /// `enforce` or `report`.
+    pub mode: String,
+    /// `served`, `pinned`, `held-back`, `denied` or `undecided`.
+    pub decision: String,
+    /// The rule that decides; `None` if none denies it.
+    pub rule: Option<String>,
     pub because: String,
 }
 

@@ -17,16 +17,17 @@ use super::repositories::{blocking, unreadable};
 use super::time::{rfc3339, rfc3339_of};
 use super::{Admin, target};
 use crate::admin::manifest::ContentState;
+use ::gate::Rule;
 use document::{
-    AccessPart, AnswerPart, ClientPart, ExplainRequest, Explanation, FailedRead, JudgementPart,
-    ListenerPart, ManifestPart, RequestPart, RoutePart, SaidPart, TagPart, UpstreamPart,
-    UpstreamRequest, V1ImagePart, V1Part,
+    AccessPart, AnswerPart, ClientPart, ExplainRequest, Explanation, FailedRead, GatePart,
+    JudgementPart, ListenerPart, ManifestPart, RequestPart, RoutePart, SaidPart, TagPart,
+    UpstreamPart, UpstreamRequest, V1ImagePart, V1Part,
 };
 use gateway::{
-    ApiVersion, ChosenBy, ExplainedAccess, ExplainedContent, ExplainedPull, Judgement,
-    PullQuestion, PullSource, SampleClient, Verdict,
+    ApiVersion, ChosenBy, ExplainedAccess, ExplainedContent, ExplainedGate, ExplainedPull,
+    Judgement, PullQuestion, PullSource, SampleClient, Verdict,
 };
-use mirror::{KnownTag, MirrorError, PlannedRequest, RegistryAnswer, TagFreshness};
+use mirror::{GateOutcome, KnownTag, MirrorError, PlannedRequest, RegistryAnswer, TagFreshness};
 use oci::digest::Digest;
 use oci::name::RepositoryName;
 use oci::platform::{Platform, Platforms};
@@ -108,6 +109,7 @@ impl Admin {
                 .zip(access)
                 .map(|(route, access)| self.access_part(access, &route.name, question)),
             tag: content.and_then(tag_part),
+            gate: content.and_then(|content| content.gate.as_ref().map(gate_part)),
             v1_image: content.and_then(v1_image),
             upstream: content.map_or_else(UpstreamPart::default, upstream_part),
             listener: ListenerPart {
@@ -275,6 +277,22 @@ fn tag_part(content: &ExplainedContent) -> Option<TagPart> {
         ttl_seconds: None,
         because: words::tag(freshness, age, None),
     })
+}
+
+fn gate_part(gate: &ExplainedGate) -> GatePart {
+    let (decision, rule) = match &gate.outcome {
+        GateOutcome::Served => ("served", None),
+        GateOutcome::Pinned(_) => ("pinned", Some(Rule::Pins)),
+        GateOutcome::HeldBack { .. } => ("held-back", Some(Rule::MinAge)),
+        GateOutcome::Denied(denial) => ("denied", Some(denial.rule)),
+        GateOutcome::Undecided(rule) => ("undecided", Some(*rule)),
+    };
+    GatePart {
+        mode: gate.mode.as_str().to_owned(),
+        decision: decision.to_owned(),
+        rule: rule.map(|rule| rule.as_str().to_owned()),
+        because: words::gate(gate),
+    }
 }
 
 fn v1_image(content: &ExplainedContent) -> Option<V1ImagePart> {

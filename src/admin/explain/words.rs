@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use crate::admin::time::span;
+use ::gate::{Mode, Rule};
 use gateway::{
-    ChosenBy, ExplainedClient, ExplainedRoute, Explanation, Judgement, PullQuestion, PullSource,
-    SpokenBecause, Verdict,
+    ChosenBy, ExplainedClient, ExplainedGate, ExplainedRoute, Explanation, Judgement, PullQuestion,
+    PullSource, SpokenBecause, Verdict,
 };
-use mirror::{RegistryAnswer, RequestReason, StaleReason, TagFreshness};
+use mirror::{GateOutcome, RegistryAnswer, RequestReason, StaleReason, TagFreshness};
 use oci::cache_status::{CacheOutcome, Forward};
 use oci::digest::Digest;
 use oci::manifest::AcceptClass;
@@ -130,6 +131,31 @@ pub fn tag(freshness: TagFreshness, age: Option<u64>, ttl: Option<Duration>) -> 
     }
 }
 
+/// What the gate of the registry does, and why.
+pub fn gate(gate: &ExplainedGate) -> String {
+    let because = match &gate.outcome {
+        GateOutcome::Served => "no rule of the gate denies it".to_owned(),
+        GateOutcome::Pinned(digest) => format!("the tag is pinned to {digest}"),
+        GateOutcome::HeldBack { warning, .. } => warning.clone(),
+        GateOutcome::Denied(denial) => denial.reason.clone(),
+        GateOutcome::Undecided(Rule::SignedBy) => {
+            "no signature of it is verified yet: the registry is asked for one before it is served"
+                .to_owned()
+        }
+        GateOutcome::Undecided(Rule::Platforms) => {
+            "its platform is not known yet: its configuration is read before it is served"
+                .to_owned()
+        }
+        GateOutcome::Undecided(_) => {
+            "it depends on where the tag points, which only the registry knows".to_owned()
+        }
+    };
+    match (gate.mode, &gate.outcome) {
+        (Mode::Enforce, _) | (Mode::Report, GateOutcome::Served) => because,
+        (Mode::Report, _) => format!("{because}; the gate only reports (mode: report)"),
+    }
+}
+
 /// What a request upstream is for.
 pub fn request(reason: RequestReason) -> String {
     let ago = |age: Duration| span(age.as_secs());
@@ -206,8 +232,15 @@ pub fn answer(explained: &Explanation, question: &PullQuestion) -> String {
         Ok(pull) => pull,
         Err(error) => return error.to_string(),
     };
+    let gate = content
+        .gate
+        .as_ref()
+        .filter(|gate| gate.mode == Mode::Enforce);
+    let is_held_back =
+        gate.is_some_and(|gate| matches!(gate.outcome, GateOutcome::HeldBack { .. }));
     let first = match (pull.cache.forwarded(), pull.cache.outcome()) {
         _ if pull.source == PullSource::Bridge => "it is made from the v2 image",
+        _ if is_held_back => "the gate serves the target of before (min_age)",
         (None, _) => "from the cache, without the registry",
         (Some(Forward::Bypass), _) => "the registry's answer is passed on",
         (Some(Forward::Stale), _) if pull.stale == Some(StaleReason::Reserved) => {

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 use super::super::{AppState, failure, v1};
 use super::{Answer, ApiVersion, PullQuestion};
 use access::Permit;
+use gate::Mode;
 use mirror::{
-    DryRun, KnownTag, MirrorError, PlannedPull, PlannedRequest, RegistryAnswer, StaleReason,
-    TagFreshness,
+    DryRun, GateOutcome, KnownTag, MirrorError, PlannedPull, PlannedRequest, RegistryAnswer,
+    StaleReason, TagFreshness,
 };
 use oci::cache_status::{CacheStatus, Forward};
 use oci::digest::Digest;
@@ -24,10 +25,21 @@ pub struct ExplainedContent {
     pub said: Option<(RegistryAnswer, Duration)>,
     /// What the pull would do, or the error that its first request would get.
     pub pull: Result<ExplainedPull, MirrorError>,
+    /// What the gate of the registry does; `None` where it has none, and where another error comes first.
+    pub gate: Option<ExplainedGate>,
     /// The requests upstream, in order.
     pub requests: Vec<PlannedRequest>,
     /// The state of the registry; `None` where it has no v2 side.
     pub health: Option<UpstreamHealth>,
+}
+
+/// What the gate of a registry does with a pull.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExplainedGate {
+    /// Whether it denies anything, or only reports.
+    pub mode: Mode,
+    /// What its rules say.
+    pub outcome: GateOutcome,
 }
 
 /// What a pull would do.
@@ -39,6 +51,8 @@ pub struct ExplainedPull {
     pub manifest: Option<Digest>,
     /// How the cache would handle the first request.
     pub cache: CacheStatus,
+    /// What the gate of the registry does with the manifest.
+    pub gate: Option<GateOutcome>,
     /// Why it is served without the registry's word, if it is.
     pub stale: Option<StaleReason>,
     /// Whether the tag of an image without a manifest is trusted.
@@ -120,6 +134,7 @@ pub(super) async fn look_up(
         tag: None,
         said: spare,
         pull: Err(MirrorError::Internal),
+        gate: None,
         requests: Vec::new(),
         health: mirror.upstream_health(&oci::name::Registry::new("")),
     })
@@ -153,10 +168,19 @@ fn looked_up(
             (pull, requests.unwrap_or_default())
         }
     };
+    let mode = run.as_ref().ok().and_then(DryRun::gate_mode);
+    let outcome = match &pull {
+        Ok(pull) => pull.gate.clone(),
+        Err(MirrorError::Gate(denial)) => Some(GateOutcome::Denied(denial.clone())),
+        Err(_) => None,
+    };
     ExplainedContent {
         tag,
         said,
         pull,
+        gate: mode
+            .zip(outcome)
+            .map(|(mode, outcome)| ExplainedGate { mode, outcome }),
         requests,
         health: state.mirror.upstream_health(permit.registry()),
     }
@@ -186,6 +210,7 @@ fn planned(
     Ok(ExplainedPull {
         manifest: manifest.digest,
         cache: manifest.cache,
+        gate: manifest.gate,
         stale: manifest.stale.map(|stale| stale.reason),
         is_incomplete,
         failures: failures
@@ -202,6 +227,7 @@ impl ExplainedPull {
             source,
             manifest: None,
             cache: CacheStatus::HIT,
+            gate: None,
             stale: None,
             freshness: None,
             is_incomplete: true,

@@ -25,7 +25,7 @@ use oci::query::Query;
 
 pub use access::{ExplainedAccess, Judgement, Verdict};
 pub use client::{ClientError, SampleClient};
-pub use content::{ExplainedContent, ExplainedPart, ExplainedPull, PullSource};
+pub use content::{ExplainedContent, ExplainedGate, ExplainedPart, ExplainedPull, PullSource};
 
 /// The gateway's listeners, for an operator who asks how they would answer.
 #[derive(Debug)]

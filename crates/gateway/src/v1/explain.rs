@@ -81,6 +81,7 @@ pub fn explained(
         ExplainedPull {
             manifest: planned.manifest,
             cache: planned.cache,
+            gate: planned.gate,
             stale: planned.stale,
             freshness: (source != PullSource::V1PassThrough).then_some(planned.tags),
             is_incomplete: planned.is_incomplete,
