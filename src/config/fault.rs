@@ -20,7 +20,7 @@ impl Position {
 /// contains a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// The name of the file as given to [`super::load`] or [`super::parse`].
+    /// The name of the file as given to [`super::load`].
     pub file: String,
     /// From 1.
     pub line: usize,

@@ -167,7 +167,7 @@ pub struct Registry {
     pub v1: Option<Origin>,
     /// The origin of the v1 index, if not that of `v1`.
     pub v1_index: Option<Origin>,
-    /// The accounts of the gateway at this registry, which are equal in rights; at most [`MOST_ACCOUNTS`].
+    /// The accounts of the gateway at this registry, which are equal in rights; at most 16.
     pub accounts: Vec<Credentials>,
     /// PEM file of CAs, trusted besides the system's roots.
     pub ca: Option<PathBuf>,
