@@ -11,7 +11,7 @@ use clap::Args;
 use super::CONFIGURATION;
 use super::progress::{self, ProgressDisplay, ProgressStyle};
 use super::show::{counted, percent, size};
-use crate::config::{self, Config, record_extension};
+use crate::config::{self, Config, record_extensions};
 use ::import::distribution::{self, Confirmed, Options};
 use ::import::{Fault, Finding, Format, Journal, Line, Report, Tally};
 use oci::name::{Registry, Repository};
@@ -136,7 +136,7 @@ fn import(config: &Config, arguments: &ImportArguments) -> Result<Report, Import
     }
     check_owner(&config.store.path)?;
     telemetry::start(config.log.format, tracing::Level::WARN);
-    let store = Store::open(&config.store_settings(), &[record_extension()]);
+    let store = Store::open(&config.store_settings(), &record_extensions());
     let store = store.map_err(|error| match error {
         source @ store::OpenError::Locked { .. } => ImportError::Locked { source },
         error => ImportError::Store(error),

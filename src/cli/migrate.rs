@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::progress::{self, ProgressDisplay, ProgressStyle};
 use super::show::{counted, percent, size};
-use crate::config::{Config, record_extension};
+use crate::config::{Config, record_extensions};
 use oci::name::{Registry, Repository, Tag};
 use store::{Store, warn_degraded};
 use upstream::Upstream;
@@ -119,7 +119,7 @@ fn migrate(
         scrub_every: None,
         ..config.store_settings()
     };
-    let store = Store::open(&settings, &[record_extension()]).map_err(|error| match error {
+    let store = Store::open(&settings, &record_extensions()).map_err(|error| match error {
         source @ store::OpenError::Locked { .. } => MigrateError::Locked { source },
         error => MigrateError::Store(error),
     })?;
