@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
@@ -101,6 +101,7 @@ fn scene(users: &Path, store: &Path) -> (Origin, Gateway, Image) {
     ));
     gateway.terminate();
     testkit::store::add_repositories(store, "docker.io", REPOSITORIES);
+    add_traffic(store);
     gateway.restart();
     testkit::eventually_within(WITHIN, "the store to be counted", || {
         let overview = get(gateway.operators("admin.address"), None, "/api/v1/overview");
@@ -124,6 +125,26 @@ fn scene(users: &Path, store: &Path) -> (Origin, Gateway, Image) {
     left.request("GET", &endless.layer_path(0), &[]);
     left.read_head().expect("an answer");
     (origin, gateway, slow)
+}
+
+/// The history of a gateway that has run for a day: one that has just started has a single step, without another to move to.
+fn add_traffic(store: &Path) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.expect("a clock").as_secs();
+    let steps = |step: u64, steps: u64| {
+        let last = now / step;
+        let steps = (last - steps..last).map(|number| {
+            let requests = step * (2 + number % 5) / 60;
+            let counts = json!({
+                "requests": requests, "hits": requests - requests / 6, "misses": requests / 6, "coalesced": 0,
+                "served_bytes": requests << 20, "fetched_bytes": (number % 7) * (requests << 20) / 20, "errors": 0, "denials": 0,
+            });
+            json!({"at": number * step, "counts": counts})
+        });
+        steps.collect::<Vec<_>>()
+    };
+    let history = json!({"hour": steps(60, 50), "day": steps(900, 80)});
+    std::fs::write(store.join("state/traffic.json"), history.to_string()).expect("writable");
 }
 
 /// An error, a denial, and what a hostile registry and a hostile client may write: annotations, platforms, users, paths.

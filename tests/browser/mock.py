@@ -25,8 +25,9 @@ KINDS = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8",
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
           "form-action 'none'; frame-ancestors 'none'")
 LISTENERS = 16
-GETS = {"overview", "traffic", "registries", "fills", "errors", "requests", "repositories", "tags", "manifest", "eviction-queue", "pins", "config", "events", "openapi.json"}
-POSTS = {"pins", "purge", "warm", "verify", "explain"}
+PATHS = json.loads((ADMIN / "openapi.json").read_text())["paths"]
+GETS, POSTS = ({path.removeprefix("/api/v1/") for path, methods in PATHS.items() if method in methods} for method in ("get", "post"))
+CONFIG = {"path": "conf/roadstead.yaml", "loaded_at": "2026-11-20T06:00:00Z", "yaml": YAML}
 
 model = None
 listeners = threading.BoundedSemaphore(LISTENERS)
@@ -124,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.json({"items": list(islice(model.evictions(), limit)), "next": None, "total": 481_204})
         single = {"overview": lambda: model.overview(connected, LISTENERS), "traffic": lambda: model.series(given("window", "hour")),
                   "manifest": lambda: model.manifest(given("registry"), given("repository"), given("reference")),
-                  "config": lambda: {"path": "conf/roadstead.yaml", "loaded_at": "2026-11-20T06:00:00Z", "yaml": YAML}}
+                  "config": lambda: CONFIG}
         return self.json(single[path]())
 
     def page(self, rows, total, **extra):
@@ -206,7 +207,7 @@ class Handler(BaseHTTPRequestHandler):
             if "/" not in asked["target"] and ":" not in asked["target"]:
                 raise Refused(400, "invalid-body", f"{asked['target']} is no image, no digest and no registry")
             return self.json(model.purge(asked["target"], asked.get("dry_run", False)))
-        return self.json(model.explain(asked))
+        return self.json({"explain": model.explain, "reload": lambda _: CONFIG}[path](asked))
 
     def lines(self, rows):
         self.close_connection = True
