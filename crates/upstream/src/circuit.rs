@@ -11,7 +11,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::UpstreamError;
-use super::health::BreakerState;
 
 /// The first backoff after a failure, and the longest.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -32,6 +31,22 @@ pub(super) enum BreakerDecision {
     Granted,
     /// The host was down: probe it first.
     ProbeFirst,
+}
+
+/// The state of a circuit breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Requests are sent.
+    Closed,
+    /// No request is sent.
+    Open {
+        /// For so long from now.
+        left: Duration,
+        /// The length of the whole pause.
+        pause: Duration,
+    },
+    /// The next request is preceded by a probe.
+    HalfOpen,
 }
 
 /// What a failure implies about the host.

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Upstream;
 use super::account::AccountName;
 use super::accounts::AccountState;
+use super::circuit::BreakerState;
 use super::observations::ResponseTimes;
+use super::rate_limit::RemainingPulls;
 
 /// The state of one upstream.
 #[derive(Clone, Debug)]
@@ -24,22 +26,6 @@ pub struct UpstreamHealth {
     pub last_failure: Option<(SystemTime, String)>,
 }
 
-/// The state of a circuit breaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BreakerState {
-    /// Requests are sent.
-    Closed,
-    /// No request is sent.
-    Open {
-        /// For so long from now.
-        left: Duration,
-        /// The length of the whole pause.
-        pause: Duration,
-    },
-    /// The next request is preceded by a probe.
-    HalfOpen,
-}
-
 /// The state of one account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountHealth {
@@ -51,36 +37,6 @@ pub struct AccountHealth {
     pub limited_for: Option<Duration>,
     /// The pulls that the registry allows it.
     pub remaining_pulls: Option<RemainingPulls>,
-}
-
-/// The pulls that a registry allows (`ratelimit-*`, as Docker Hub sends them), as it last said, less what was requested
-/// since; after a window all of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemainingPulls {
-    /// How many are left.
-    pub remaining: u64,
-    /// Of how many.
-    pub limit: Option<u64>,
-    /// Within this time, in seconds.
-    pub window: Option<u64>,
-    /// What is counted, as the registry names it: an address or an account.
-    pub source: Option<String>,
-    /// When the registry said so.
-    pub observed_at: SystemTime,
-}
-
-impl RemainingPulls {
-    /// The sums of several accounts; of one alone with what is counted.
-    fn of_all<'a>(accounts: impl Iterator<Item = &'a Self>) -> Option<Self> {
-        let sum = |one: u64, other: u64| one.saturating_add(other);
-        accounts.cloned().reduce(|all, one| Self {
-            remaining: sum(all.remaining, one.remaining),
-            limit: all.limit.zip(one.limit).map(|(all, one)| sum(all, one)),
-            window: all.window.max(one.window),
-            source: None,
-            observed_at: all.observed_at.max(one.observed_at),
-        })
-    }
 }
 
 impl Upstream {

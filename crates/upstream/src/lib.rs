@@ -44,8 +44,9 @@ pub use blob::{BlobBody, BlobRange};
 pub use body_end::{BodyEnd, is_whole_json};
 pub use budget::Pulls;
 pub use catalogue::CataloguePage;
+pub use circuit::BreakerState;
 pub use error::UpstreamError;
-pub use health::{AccountHealth, BreakerState, RemainingPulls, UpstreamHealth};
+pub use health::{AccountHealth, UpstreamHealth};
 pub use lists::Page;
 pub use manifest::{Manifest, ManifestHead};
 pub use observations::ResponseTimes;
@@ -53,6 +54,7 @@ pub use pass::{Body, BrokenOff, Feed, OnClosedConnection, Passed, Passing};
 pub use peer::{PeerClient, PeerRequest};
 pub use preview::{Preview, Read};
 pub use push::{Begun, Upload};
+pub use rate_limit::RemainingPulls;
 pub use request::{BODY_HEADERS_TIMEOUT, Identity, SHORT_TIMEOUT, UpstreamRequest};
 pub use response::{UpstreamResponse, WholeResponse};
 

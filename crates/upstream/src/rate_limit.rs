@@ -6,7 +6,6 @@ use std::time::{Duration, Instant, SystemTime};
 use http::HeaderMap;
 
 use super::budget::{Budget, Pulls};
-use super::health::RemainingPulls;
 use oci::rate_limit;
 
 /// The cool-down after a 429 without `Retry-After`: at most so long, and at most this part of the registry's window.
@@ -32,6 +31,36 @@ struct State {
     source: Option<String>,
     observed_at: Option<SystemTime>,
     window: Option<Duration>,
+}
+
+/// The pulls that a registry allows (`ratelimit-*`, as Docker Hub sends them), as it last said, less what was requested
+/// since; after a window all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemainingPulls {
+    /// How many are left.
+    pub remaining: u64,
+    /// Of how many.
+    pub limit: Option<u64>,
+    /// Within this time, in seconds.
+    pub window: Option<u64>,
+    /// What is counted, as the registry names it: an address or an account.
+    pub source: Option<String>,
+    /// When the registry said so.
+    pub observed_at: SystemTime,
+}
+
+impl RemainingPulls {
+    /// The sums of several accounts; of one alone with what is counted.
+    pub(super) fn of_all<'a>(accounts: impl Iterator<Item = &'a Self>) -> Option<Self> {
+        let sum = |one: u64, other: u64| one.saturating_add(other);
+        accounts.cloned().reduce(|all, one| Self {
+            remaining: sum(all.remaining, one.remaining),
+            limit: all.limit.zip(one.limit).map(|(all, one)| sum(all, one)),
+            window: all.window.max(one.window),
+            source: None,
+            observed_at: all.observed_at.max(one.observed_at),
+        })
+    }
 }
 
 /// The time after a 429 in which no manifest GET is sent.
