@@ -2,14 +2,11 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, Method};
 
 use super::Admin;
 use super::route::Peer;
 use ::events::{Event, EventAction, EventRequest};
-
-/// The longest user that is recorded, in characters.
-const LONGEST_USER: usize = 128;
 
 /// The request of an operator.
 #[derive(Clone, Debug)]
@@ -18,16 +15,12 @@ pub(super) struct OperatorRequest(EventRequest);
 impl OperatorRequest {
     /// A request without a login.
     pub fn new(method: &Method, headers: &HeaderMap, peer: Peer) -> Self {
-        let user_agent = headers.get(header::USER_AGENT).map(|agent| {
-            let agent = String::from_utf8_lossy(agent.as_bytes());
-            agent.chars().take(::events::USER_AGENT).collect()
-        });
         Self(EventRequest {
             id: None,
             address: peer.remote().map(|address| address.to_string()),
             host: None,
             user: None,
-            user_agent,
+            user_agent: ::events::user_agent(headers),
             method: method.as_str().to_owned(),
         })
     }
@@ -35,7 +28,7 @@ impl OperatorRequest {
     /// The request with the user that it claims.
     pub fn with_user(self, user: &str) -> Self {
         Self(EventRequest {
-            user: Some(user.chars().take(LONGEST_USER).collect()),
+            user: Some(::events::claimed_user(user)),
             ..self.0
         })
     }

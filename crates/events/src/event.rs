@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use http::{HeaderMap, header};
+
 use oci::digest::Digest;
 use oci::name::{Repository, RepositoryName, Tag};
 
@@ -87,14 +89,28 @@ pub struct EventRequest {
     pub host: Option<String>,
     /// The user; of a failed login, the one that was claimed. `None`: anonymous.
     pub user: Option<String>,
-    /// `User-Agent`, at most [`USER_AGENT`] characters.
+    /// See [`user_agent`].
     pub user_agent: Option<String>,
     /// Its method.
     pub method: String,
 }
 
 /// The longest `User-Agent` of an event, in characters.
-pub const USER_AGENT: usize = 256;
+const MAX_USER_AGENT: usize = 256;
+/// The longest user of an event, in characters.
+const MAX_USER: usize = 128;
+
+/// The `User-Agent` of a request, cut to 256 characters.
+pub fn user_agent(headers: &HeaderMap) -> Option<String> {
+    let agent = headers.get(header::USER_AGENT)?;
+    let agent = String::from_utf8_lossy(agent.as_bytes());
+    Some(agent.chars().take(MAX_USER_AGENT).collect())
+}
+
+/// A user as claimed, cut to 128 characters.
+pub fn claimed_user(user: &str) -> String {
+    user.chars().take(MAX_USER).collect()
+}
 
 /// The repository of an event, and the content of it.
 #[derive(Clone, Debug)]

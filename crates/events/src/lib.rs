@@ -26,7 +26,7 @@ use tokio::sync::mpsc::{self, Sender};
 use tokio::sync::{oneshot, watch};
 
 pub use endpoint::SigningKey;
-pub use event::{Event, EventAction, EventRequest, EventTarget, USER_AGENT};
+pub use event::{Event, EventAction, EventRequest, EventTarget, claimed_user, user_agent};
 pub use notification::{Filter, NotificationAction};
 
 use audit_log::AuditLog;

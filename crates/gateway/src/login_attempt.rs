@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use super::session::Session;
 use access::Login;
+use events::claimed_user;
 use oci::authorization::{self, Authorization};
-
-/// The longest user that is logged, in characters.
-const MAX_USER_LENGTH: usize = 128;
 
 /// The outcome of a password check. Tokens have none, nor has a password that this connection has already verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,13 +17,13 @@ pub enum LoginAttempt {
 impl LoginAttempt {
     pub fn accepted(user: &str) -> Self {
         Self::Accepted {
-            user: bounded(user),
+            user: claimed_user(user),
         }
     }
 
     pub fn refused(user: &str) -> Self {
         Self::Refused {
-            user: bounded(user),
+            user: claimed_user(user),
         }
     }
 
@@ -61,9 +59,4 @@ pub fn user(session: &Session, login: &Login) -> Option<Arc<str>> {
         .account_name()
         .cloned()
         .or_else(|| attempt().map(Arc::from))
-}
-
-/// A user name as short as all that exist. One that does not exist may have any length.
-fn bounded(user: &str) -> String {
-    user.chars().take(MAX_USER_LENGTH).collect()
 }

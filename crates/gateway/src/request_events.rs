@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::SystemTime;
 
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 
 use super::Gateway;
 use super::access_log::shown;
@@ -114,17 +114,13 @@ fn denied_by(sent: SentHead, gate_rule: Option<&str>) -> Option<Cow<'static, str
 
 fn request(session: &Session, user: Option<&str>) -> EventRequest {
     let header = session.req_header();
-    let user_agent = header.headers.get(header::USER_AGENT).map(|agent| {
-        let agent = String::from_utf8_lossy(agent.as_bytes());
-        agent.chars().take(events::USER_AGENT).collect()
-    });
     let host = super::host::host(header).ok().flatten();
     EventRequest {
         id: Some(session.request_id.to_string()),
         address: session.client_addr().map(shown),
         host: host.map(str::to_owned),
         user: user.map(str::to_owned),
-        user_agent,
+        user_agent: events::user_agent(&header.headers),
         method: header.method.as_str().to_owned(),
     }
 }
