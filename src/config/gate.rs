@@ -13,7 +13,7 @@ use super::keys::{Keys, list, mapping, path, refuse_empty, refuse_kind, value};
 use super::reference::{Absent, Key, Kind};
 use super::tree::{Entry, Node, Value};
 use super::units::{Parsed, some_duration};
-use ::gate::{ImagePattern, KeyError, Mode, Pin, PublicKey};
+use ::gate::{ImagePattern, KeyError, Mode, PublicKey, TagPin};
 use oci::digest::Digest;
 use oci::name::{Repository, Tag};
 use oci::platform::Platform;
@@ -79,7 +79,7 @@ pub struct Gate {
     /// How long a tag must have stayed at its target.
     pub min_age: Option<Duration>,
     /// The tags that are bound to a digest.
-    pub pins: Vec<Pin>,
+    pub pins: Vec<TagPin>,
     /// The platforms of images; `None`: all.
     pub platforms: Option<Vec<Platform>>,
     /// The files of the keys of which one must have signed an image.
@@ -174,7 +174,7 @@ fn mode(text: &str) -> Parsed<Mode> {
 }
 
 /// The mapping of tags to digests. Refused entries are left out.
-fn pins(keys: &mut Keys<'_, '_>) -> Vec<Pin> {
+fn pins(keys: &mut Keys<'_, '_>) -> Vec<TagPin> {
     let Some(node) = keys.node("pins") else {
         return Vec::new();
     };
@@ -187,11 +187,11 @@ fn pins(keys: &mut Keys<'_, '_>) -> Vec<Pin> {
         return Vec::new();
     };
     let pins = entries.iter().map(|entry| pin(entry, keys.report));
-    let pins: Vec<Option<Pin>> = pins.collect();
+    let pins: Vec<Option<TagPin>> = pins.collect();
     pins.into_iter().flatten().collect()
 }
 
-fn pin(entry: &Entry, report: &mut Report) -> Option<Pin> {
+fn pin(entry: &Entry, report: &mut Report) -> Option<TagPin> {
     let named = image(&entry.key);
     if named.is_none() {
         let message =
@@ -210,7 +210,7 @@ fn pin(entry: &Entry, report: &mut Report) -> Option<Pin> {
         }
     };
     let (repository, tag) = named?;
-    Some(Pin {
+    Some(TagPin {
         repository,
         tag,
         digest: digest?,

@@ -25,5 +25,5 @@ pub use denial::{Denial, Mode, Rule};
 pub use facts::{BlobFacts, ManifestFacts, Verdict};
 pub use history::{Choice, Sighting, TagHistory, observe};
 pub use pattern::ImagePattern;
-pub use rules::{Gate, Pin, Settings, TagRule};
+pub use rules::{Gate, Settings, TagPin, TagRule};
 pub use signature::{Fingerprint, KeyError, PublicKey, is_signature_of};

@@ -24,7 +24,7 @@ pub struct Settings {
     /// How long a tag must have stayed at its target.
     pub min_age: Option<Duration>,
     /// The tags that are bound to a digest.
-    pub pins: Vec<Pin>,
+    pub pins: Vec<TagPin>,
     /// The platforms of images; `None`: all.
     pub platforms: Option<Vec<Platform>>,
     /// The keys of which one must have signed an image; empty: none needs to.
@@ -33,7 +33,7 @@ pub struct Settings {
 
 /// A tag that is bound to a digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pin {
+pub struct TagPin {
     /// The repository.
     pub repository: Repository,
     /// Its tag.
@@ -64,7 +64,7 @@ impl Gate {
     /// The gate with these rules.
     pub fn new(settings: Settings) -> Self {
         let mut pins: BTreeMap<Repository, BTreeMap<Tag, Digest>> = BTreeMap::new();
-        for Pin {
+        for TagPin {
             repository,
             tag,
             digest,

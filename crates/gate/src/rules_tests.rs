@@ -24,7 +24,7 @@ fn gate(allow: Option<&[&str]>, deny: &[&str]) -> Gate {
     Gate::new(Settings {
         allow: allow.map(patterns),
         deny: patterns(deny),
-        pins: vec![Pin {
+        pins: vec![TagPin {
             repository: "library/pinned".parse().expect("a name"),
             tag: tag("1"),
             digest: digest(1),

@@ -12,19 +12,19 @@ pub struct Recent<T> {
     capacity: usize,
     /// The number of the last value; 0 before the first.
     last: AtomicU64,
-    queues: PerThread<Queue<T>>,
+    queues: PerThread<ThreadQueue<T>>,
 }
 
 #[derive(Debug)]
-struct Queue<T>(Mutex<VecDeque<(u64, T)>>);
+struct ThreadQueue<T>(Mutex<VecDeque<(u64, T)>>);
 
-impl<T> Default for Queue<T> {
+impl<T> Default for ThreadQueue<T> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<T> Queue<T> {
+impl<T> ThreadQueue<T> {
     fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, T)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
