@@ -1,13 +1,12 @@
 //! `/api/v1/purge`, `/api/v1/verify` and `/api/v1/eviction-queue`.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited, StreamBody};
-use hyper::body::{Frame, Incoming};
+use http::Response;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -16,18 +15,19 @@ use super::audit::OperatorRequest;
 use super::error::{Problem, ProblemCode};
 use super::query::Parameters;
 use super::report::{Page, PurgeReport, PurgeRequest, VerifyEnd, VerifyLine};
+use super::response::{JSON_LINES, streamed};
 use super::time::rfc3339_of;
 use super::{Admin, Body, ok, target};
 use events::EventAction;
 use mirror::PurgeMode;
 use store::{Purge, PurgeTarget, Verified};
 
-/// The limit for a request's body, in bytes.
-const BODY_BYTES: usize = 4 << 10;
+/// The longest request body, in bytes.
+const MAX_BODY: usize = 4 << 10;
 /// The timeout for receiving it.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The number of names in the report of a purge, and of digests in that of a verification.
-const NAMES: usize = 1000;
+/// The most names in the report of a purge, and digests in that of a verification.
+const MAX_NAMES: usize = 1000;
 /// The interval between the progress lines of a verification.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
 
@@ -42,7 +42,7 @@ pub(super) struct EvictionItem {
 
 impl Admin {
     /// # Errors
-    /// 400 for a body that names nothing, 503 if something cannot be removed.
+    /// 400 for a body without a valid target, 503 if something cannot be removed.
     pub(super) async fn purge(
         self: Arc<Self>,
         operator: OperatorRequest,
@@ -81,13 +81,13 @@ impl Admin {
                     error = telemetry::chain(&fault),
                     "a purge failed"
                 );
-                let words = format!("not everything could be removed: {fault}");
+                let words = format!("the purge is incomplete: {fault}");
                 Err(Problem::new(ProblemCode::StoreFailed, words))
             }
         }
     }
 
-    /// Removes the pins of what was purged, and lets go of what they held.
+    /// Unpins purged images, and releases their blobs.
     async fn unpin_purged(self: Arc<Self>, target: PurgeTarget) {
         let work = tokio::task::spawn_blocking(move || self.pins.remove_purged(&target));
         if let Ok(Err(error)) = work.await {
@@ -124,7 +124,7 @@ impl Admin {
     /// 409 while another verification is running.
     pub(super) fn verify(self: Arc<Self>) -> Result<Response<Body>, Problem> {
         let Ok(permit) = self.verifying.clone().try_acquire_owned() else {
-            let message = "a verification is under way already";
+            let message = "a verification is already running";
             return Err(Problem::new(ProblemCode::VerifyRunning, message));
         };
         let (lines, receiver) = mpsc::channel(4);
@@ -142,24 +142,12 @@ impl Admin {
             });
             let (blobs, bytes, ms) = (summary.blobs, summary.bytes, telemetry::ms(began));
             let damaged = summary.damaged.len();
-            tracing::info!(blobs, bytes, damaged, ms, "the store was rehashed");
+            tracing::info!(blobs, bytes, damaged, ms, "verification finished");
             last.done = Some(end(&summary));
             let _ = lines.blocking_send(render(&last));
         });
-        Ok(lines_of_json(receiver))
+        Ok(streamed(JSON_LINES, receiver))
     }
-}
-
-/// A response of JSON lines, sent as they come.
-pub(super) fn lines_of_json(lines: mpsc::Receiver<Bytes>) -> Response<Body> {
-    let frames = futures_util::stream::unfold(lines, |mut lines| async {
-        let line: Bytes = lines.recv().await?;
-        Some((Ok::<_, Infallible>(Frame::data(line)), lines))
-    });
-    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-    let kind = HeaderValue::from_static("application/x-ndjson");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
 }
 
 /// Parses the body of a request.
@@ -168,17 +156,17 @@ pub(super) fn lines_of_json(lines: mpsc::Receiver<Bytes>) -> Response<Body> {
 /// 413 for a body that is too long, 400 for one that is late or not the expected JSON.
 pub(super) async fn read<A: DeserializeOwned>(body: Incoming) -> Result<A, Problem> {
     let invalid = |detail| Problem::new(ProblemCode::InvalidBody, detail);
-    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES).collect()).await;
-    let body = body.map_err(|_| invalid("the body did not arrive".to_owned()))?;
+    let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
+    let body = body.map_err(|_| invalid("the request body was not received in time".to_owned()))?;
     let body = body.map_err(|error| {
         if error.is::<LengthLimitError>() {
-            let detail = format!("a body has at most {BODY_BYTES} bytes");
+            let detail = format!("the request body exceeds {MAX_BODY} bytes");
             return Problem::new(ProblemCode::BodyTooLarge, detail);
         }
-        invalid("the body did not arrive".to_owned())
+        invalid(format!("the request body cannot be read: {error}"))
     })?;
     serde_json::from_slice(&body.to_bytes())
-        .map_err(|fault| invalid(format!("the body is not understood: {fault}")))
+        .map_err(|fault| invalid(format!("invalid request body: {fault}")))
 }
 
 fn report(purge: &Purge, purge_mode: PurgeMode) -> PurgeReport {
@@ -189,12 +177,12 @@ fn report(purge: &Purge, purge_mode: PurgeMode) -> PurgeReport {
         .chain(&purge.blobs)
         .chain(&purge.others);
     let count = all.clone().count();
-    let mut names: Vec<String> = all.take(NAMES).cloned().collect();
+    let mut names: Vec<String> = all.take(MAX_NAMES).cloned().collect();
     if names.is_empty() {
-        // A file without a record is named by its digest.
+        // Files without records are listed by their digests.
         names.extend(purge.files.iter().map(|(digest, _)| digest.to_string()));
     }
-    let more = count.saturating_sub(NAMES);
+    let more = count.saturating_sub(MAX_NAMES);
     PurgeReport {
         dry_run: purge_mode == PurgeMode::DryRun,
         tags: purge.tags.len() as u64,
@@ -223,8 +211,8 @@ fn line(progress: &Verified) -> VerifyLine {
 fn end(summary: &Verified) -> VerifyEnd {
     let damaged = summary.damaged.iter().map(ToString::to_string);
     VerifyEnd {
-        damaged: damaged.take(NAMES).collect(),
-        damaged_left_off: summary.damaged.len().saturating_sub(NAMES) as u64,
+        damaged: damaged.take(MAX_NAMES).collect(),
+        damaged_left_off: summary.damaged.len().saturating_sub(MAX_NAMES) as u64,
     }
 }
 

@@ -1,28 +1,26 @@
 //! `/api/v1/events`: live data as server-sent events.
 //!
-//! Each listener has one task, which looks for news four times a second and writes one event at a time: a listener that
-//! does not read holds one event, and gets a newer state later.
+//! Each subscriber has one task, which looks for news four times a second and writes one event at a time: a subscriber
+//! that does not read holds one event, and gets a newer state later.
 
 use std::collections::HashSet;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, header};
-use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::Frame;
+use http::{HeaderMap, Response};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::error::{Problem, ProblemCode};
 use super::query::Parameters;
-use super::recent::{FailureLine, RequestFilter, RequestLine, failure_line};
-use super::registries::Fill;
+use super::recent::{FailureLine, Newest, RequestFilter, RequestLine, failure_line};
+use super::registries::FillItem;
+use super::response::{EVENT_STREAM, streamed};
 use super::{Admin, Body};
 
-/// The most listeners at once.
-pub(super) const LISTENERS: usize = 16;
+/// The most subscribers at once.
+pub(super) const MAX_SUBSCRIBERS: usize = 16;
 /// When a client that was refused may ask again, in seconds.
 const RETRY: u64 = 10;
 /// The interval between two looks for news, and those between states.
@@ -32,37 +30,41 @@ const OVERVIEW_EVERY: Duration = Duration::from_secs(2);
 /// The silence after which a comment is sent.
 const SILENCE: Duration = Duration::from_secs(15);
 /// The most lines of one event, and the most fills.
-const LINES: usize = 100;
-const FILLS: usize = 100;
+const MAX_LINES: usize = 100;
+const MAX_FILLS: usize = 100;
 
-/// The places of the listeners.
+/// The places of the subscribers.
 #[derive(Debug)]
-pub(super) struct Listeners(Arc<Semaphore>);
+pub(super) struct Subscribers(Arc<Semaphore>);
 
-impl Default for Listeners {
+impl Default for Subscribers {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(LISTENERS)))
+        Self(Arc::new(Semaphore::new(MAX_SUBSCRIBERS)))
     }
 }
 
-impl Listeners {
-    /// How many listen.
+impl Subscribers {
+    /// How many are connected.
     pub fn connected(&self) -> usize {
-        LISTENERS - self.0.available_permits()
+        MAX_SUBSCRIBERS - self.0.available_permits()
     }
 
     /// # Errors
     /// 503 when all places are taken.
     fn join(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let full = || format!("{LISTENERS} listeners are connected; poll /api/v1/overview instead");
+        let full = || {
+            format!(
+                "{MAX_SUBSCRIBERS} live dashboards are connected; poll /api/v1/overview instead"
+            )
+        };
         let place = self.0.clone().try_acquire_owned();
         place.map_err(|_| Problem::new(ProblemCode::TooManyListeners, full()).retry_after(RETRY))
     }
 }
 
-/// What a listener wants.
+/// What a subscriber wants.
 #[derive(Clone, Debug)]
-struct Subscription {
+struct Selection {
     topics: Topics,
     filter: RequestFilter,
     /// The number of the last line that it has.
@@ -105,7 +107,7 @@ impl Topics {
 /// The data of an event `fills`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct FillSnapshot {
-    items: Vec<Fill>,
+    items: Vec<FillItem>,
     total: u64,
 }
 
@@ -122,7 +124,7 @@ impl Admin {
     /// connect again.
     ///
     /// # Errors
-    /// 400 for an unknown topic, 503 when too many listen.
+    /// 400 for an unknown topic, 503 when too many are connected.
     pub(super) fn listen(
         self: Arc<Self>,
         parameters: &Parameters,
@@ -130,7 +132,7 @@ impl Admin {
     ) -> Result<Response<Body>, Problem> {
         let last_id = headers.get("last-event-id");
         let last_id = last_id.and_then(|id| id.to_str().ok()?.parse().ok());
-        let subscription = Subscription {
+        let selection = Selection {
             topics: Topics::parse(parameters.text("topics").unwrap_or("overview,fills"))?,
             filter: RequestFilter::of(parameters)?,
             after: last_id,
@@ -138,19 +140,19 @@ impl Admin {
         let place = self.events.join()?;
         let (events, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
-            let mut listener = Listener::new(self, subscription, events);
+            let mut subscriber = Subscriber::new(self, selection, events);
             // An error means that the client has disconnected.
-            let _ = listener.run().await;
+            let _ = subscriber.run().await;
             drop(place);
         });
-        Ok(stream(receiver))
+        Ok(streamed(EVENT_STREAM, receiver))
     }
 }
 
-/// The task of one listener.
-struct Listener {
+/// The task of one subscriber.
+struct Subscriber {
     admin: Arc<Admin>,
-    subscription: Subscription,
+    selection: Selection,
     events: mpsc::Sender<Bytes>,
     sent_at: Instant,
     overview_at: Option<Instant>,
@@ -166,21 +168,21 @@ struct Listener {
 /// The client has disconnected.
 struct Disconnected;
 
-impl Listener {
-    fn new(admin: Arc<Admin>, subscription: Subscription, events: mpsc::Sender<Bytes>) -> Self {
+impl Subscriber {
+    fn new(admin: Arc<Admin>, selection: Selection, events: mpsc::Sender<Bytes>) -> Self {
         let failures = admin.history.failures();
         // The numbers of an earlier process mean nothing here.
         let last = admin.history.requests.last();
-        let subscription = Subscription {
-            after: subscription.after.filter(|after| *after <= last),
-            ..subscription
+        let selection = Selection {
+            after: selection.after.filter(|after| *after <= last),
+            ..selection
         };
         Self {
             failures: failures.iter().map(|one| (one.id, one.count)).collect(),
             failure_changes: admin.history.failure_changes(),
-            after: subscription.after.unwrap_or(0),
+            after: selection.after.unwrap_or(0),
             admin,
-            subscription,
+            selection,
             events,
             sent_at: Instant::now(),
             overview_at: None,
@@ -193,11 +195,12 @@ impl Listener {
         self.send(Bytes::from_static(b"retry: 5000\n\n")).await?;
         let mut is_first = true;
         while !self.admin.ends_streams() {
-            let topics = self.subscription.topics;
+            let topics = self.selection.topics;
             if topics.overview && is_due(self.overview_at, OVERVIEW_EVERY) {
                 self.overview_at = Some(Instant::now());
-                let overview = self.admin.overview().await;
-                self.send(event("overview", None, &overview)).await?;
+                if let Ok(overview) = self.admin.overview().await {
+                    self.send(event("overview", None, &overview)).await?;
+                }
             }
             if topics.fills && is_due(self.fills_at, FILLS_EVERY) {
                 self.send_fills().await?;
@@ -225,7 +228,7 @@ impl Listener {
         self.fills_at = Some(Instant::now());
         let mut items = self.admin.all_fills();
         let total = items.len() as u64;
-        items.truncate(FILLS);
+        items.truncate(MAX_FILLS);
         let snapshot = FillSnapshot { items, total };
         if self.fills.as_ref() == Some(&snapshot) {
             return Ok(());
@@ -237,17 +240,20 @@ impl Listener {
 
     /// Sends the lines since the last one; at first the latest.
     async fn send_requests(&mut self, is_first: bool) -> Result<(), Disconnected> {
-        let filter = &self.subscription.filter;
-        let (mut items, last) = self.admin.requests_since(self.after, filter);
+        let filter = &self.selection.filter;
+        let newest = self.admin.requests_since(self.after, filter, MAX_LINES);
+        let Newest {
+            items,
+            skipped,
+            last,
+        } = newest;
         self.after = last;
-        let skipped = items.len().saturating_sub(LINES);
-        items.drain(..skipped);
-        if items.is_empty() && !is_first {
+        if items.is_empty() && skipped == 0 && !is_first {
             return Ok(());
         }
         // What came before the first event was not left out.
-        let begins = is_first && self.subscription.after.is_none();
-        let skipped = if begins { 0 } else { skipped as u64 };
+        let begins = is_first && self.selection.after.is_none();
+        let skipped = if begins { 0 } else { skipped };
         let batch = RequestBatch { items, skipped };
         self.send(event("requests", Some(last), &batch)).await
     }
@@ -289,17 +295,6 @@ fn event(name: &str, id: Option<u64>, data: &impl Serialize) -> Bytes {
     format!("{id}event: {name}\ndata: {json}\n\n").into()
 }
 
-fn stream(events: mpsc::Receiver<Bytes>) -> Response<Body> {
-    let frames = futures_util::stream::unfold(events, |mut events| async {
-        let event: Bytes = events.recv().await?;
-        Some((Ok::<_, Infallible>(Frame::data(event)), events))
-    });
-    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-    let kind = HeaderValue::from_static("text/event-stream");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,14 +314,14 @@ mod tests {
     }
 
     #[test]
-    fn listeners_are_bounded() {
-        let listeners = Listeners::default();
-        let places: Vec<_> = (0..LISTENERS).map(|_| listeners.join()).collect();
+    fn subscribers_are_bounded() {
+        let subscribers = Subscribers::default();
+        let places: Vec<_> = (0..MAX_SUBSCRIBERS).map(|_| subscribers.join()).collect();
         assert!(places.iter().all(Result::is_ok));
-        assert_eq!(listeners.connected(), LISTENERS);
-        let refused = listeners.join().expect_err("no place");
+        assert_eq!(subscribers.connected(), MAX_SUBSCRIBERS);
+        let refused = subscribers.join().expect_err("no place");
         assert_eq!(refused.code, ProblemCode::TooManyListeners);
         drop(places);
-        assert_eq!(listeners.connected(), 0);
+        assert_eq!(subscribers.connected(), 0);
     }
 }

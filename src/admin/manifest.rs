@@ -1,31 +1,35 @@
 //! `/api/v1/manifest`: a cached manifest or index with its platforms and layers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::disk::{blocking, not_cached, unreadable};
 use super::error::{Problem, ProblemCode};
 use super::query::Parameters;
-use super::repositories::{blocking, not_cached, unreadable};
 use super::time::rfc3339_of;
 use super::{Admin, pull_commands};
 use mirror::ImageReference;
 use oci::digest::Digest;
 use oci::manifest::AcceptClass;
-use oci::name::{Reference, RepositoryName};
+use oci::name::{Reference, ReferenceError, RepositoryName};
 use oci::platform::Platform;
 use pull_commands::PullCommand;
 use store::{BlobKey, Inspected, ManifestKey, ManifestLink, TagKey, TypedKey};
 
-/// The most images of an index, layers of an image, tags that point at a manifest, annotations, and the longest of those.
-const IMAGES: usize = 200;
-const LAYERS: usize = 200;
-const TAGS: usize = 50;
-const TAGS_READ: usize = 1000;
-const ANNOTATIONS: usize = 50;
-const ANNOTATION: usize = 1000;
+/// The most images of an index, layers of an image, and blobs of all images together.
+const MAX_IMAGES: usize = 200;
+const MAX_LAYERS: usize = 200;
+const MAX_BLOBS: usize = 2000;
+/// The most tags that point at a manifest, and the most that are read to find them.
+const MAX_TAGS: usize = 50;
+const MAX_TAGS_READ: usize = 1000;
+/// The most annotations, and the longest one, in characters.
+const MAX_ANNOTATIONS: usize = 50;
+const MAX_ANNOTATION: usize = 1000;
 
 /// `GET /api/v1/manifest`
 #[derive(Debug, Serialize)]
@@ -123,6 +127,24 @@ struct Descriptor {
     artifact_type: Option<String>,
 }
 
+impl Document {
+    fn layer_count(&self) -> usize {
+        self.layers.len() + self.blobs.len() + self.fs_layers.len()
+    }
+
+    fn layers(&self) -> impl Iterator<Item = Descriptor> {
+        let schema1 = self.fs_layers.iter().map(|layer| Descriptor {
+            digest: layer.blob_sum.clone(),
+            ..Descriptor::default()
+        });
+        self.layers
+            .iter()
+            .chain(&self.blobs)
+            .cloned()
+            .chain(schema1)
+    }
+}
+
 /// A layer of schema 1.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -134,7 +156,7 @@ struct FsLayer {
 struct Incomplete {
     /// Blobs that are being fetched, and the bytes that are there.
     fetching: HashMap<Digest, u64>,
-    partial: Vec<Digest>,
+    partial: HashSet<Digest>,
 }
 
 impl Admin {
@@ -146,7 +168,9 @@ impl Admin {
     ) -> Result<ManifestDetails, Problem> {
         let name = self.repository(parameters)?;
         let text = parameters.required("reference")?.to_owned();
-        let reference = parse_reference(&text)?;
+        let reference = text.parse().map_err(|error: ReferenceError| {
+            Problem::new(ProblemCode::InvalidParameter, error.to_string())
+        })?;
         let image = ImageReference { name, reference };
         let described = image.to_string();
         let found = blocking(move || self.details(&image)).await;
@@ -172,8 +196,8 @@ impl Admin {
             return Ok(None);
         };
         let document = contents.document;
-        let annotations = document.annotations.into_iter().take(ANNOTATIONS);
-        let cut = |text: String| text.chars().take(ANNOTATION).collect();
+        let annotations = document.annotations.into_iter().take(MAX_ANNOTATIONS);
+        let cut = |text: String| text.chars().take(MAX_ANNOTATION).collect();
         let gateway = self.settings.gateway.as_deref();
         Ok(Some(ManifestDetails {
             registry: name.registry.to_string(),
@@ -224,6 +248,7 @@ impl Admin {
             admin: self,
             name,
             incomplete: Incomplete::of(self),
+            left: Cell::new(MAX_BLOBS),
         };
         let (images, images_total) = reader.images(&document, own, is_stored);
         Ok(ManifestContents {
@@ -240,13 +265,13 @@ impl Admin {
         let mut tags = self.store.records.known_tags(name)?;
         tags.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
         let mut found = Vec::new();
-        for tag in tags.iter().take(TAGS_READ) {
+        for tag in tags.iter().take(MAX_TAGS_READ) {
             let key = TagKey::new(name, AcceptClass::Full, tag);
             let pointer = self.store.inspect(&key)?;
             if pointer.is_some_and(|pointer| pointer.value.digest == *digest) {
                 found.push(tag.to_string());
             }
-            if found.len() == TAGS {
+            if found.len() == MAX_TAGS {
                 break;
             }
         }
@@ -259,6 +284,8 @@ struct ImageReader<'a> {
     admin: &'a Admin,
     name: &'a RepositoryName,
     incomplete: Incomplete,
+    /// How many blobs may still be listed.
+    left: Cell<usize>,
 }
 
 impl ImageReader<'_> {
@@ -268,7 +295,7 @@ impl ImageReader<'_> {
             return (vec![self.image(own, is_stored.then_some(document))], 1);
         }
         let store = &self.admin.store;
-        let listed = document.manifests.iter().take(IMAGES).map(|child| {
+        let listed = document.manifests.iter().take(MAX_IMAGES).map(|child| {
             let stored = child.digest.parse().ok();
             let stored = stored.filter(|digest| store.blob_status(digest).is_some());
             let bytes = stored.and_then(|digest| store.inspect_manifest(&digest));
@@ -281,18 +308,17 @@ impl ImageReader<'_> {
 
     /// An image whose manifest was read, if it is stored.
     fn image(&self, own: Descriptor, read: Option<&Document>) -> Image {
-        let blob = |descriptor: &Descriptor| self.blob(descriptor);
-        let config = read.and_then(|read| read.config.as_ref()).map(blob);
-        let layers = read.map_or_else(Vec::new, |read| {
-            let layers = read.layers.iter().chain(&read.blobs).map(blob);
-            let schema1 = read.fs_layers.iter().map(|layer| {
-                blob(&Descriptor {
-                    digest: layer.blob_sum.clone(),
-                    ..Descriptor::default()
-                })
-            });
-            layers.chain(schema1).take(LAYERS).collect()
-        });
+        let blob = |descriptor: &Descriptor| self.takes().then(|| self.blob(descriptor));
+        let config = read.and_then(|read| read.config.as_ref());
+        let count = read.map_or(0, Document::layer_count);
+        let has_config = config.is_some();
+        let config = config.and_then(blob);
+        let listed = read.into_iter().flat_map(Document::layers);
+        let layers: Vec<Blob> = listed
+            .take(MAX_LAYERS)
+            .map_while(|layer| blob(&layer))
+            .collect();
+        let is_whole = layers.len() == count && config.is_some() == has_config;
         let all = || config.iter().chain(&layers);
         let total: u64 = all().filter_map(|blob| blob.size_bytes).sum();
         let cached_bytes = all().map(|blob| blob.cached_bytes).sum();
@@ -310,11 +336,18 @@ impl ImageReader<'_> {
             } else {
                 ContentState::Missing
             },
-            total_bytes: read.map(|_| total),
+            total_bytes: read.filter(|_| is_whole).map(|_| total),
             cached_bytes,
             config,
             layers,
         }
+    }
+
+    /// Whether another blob may be listed, which counts as one.
+    fn takes(&self) -> bool {
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(1));
+        left > 0
     }
 
     fn blob(&self, descriptor: &Descriptor) -> Blob {
@@ -364,15 +397,4 @@ impl Incomplete {
             None => (ContentState::Missing, 0),
         }
     }
-}
-
-/// A digest, else a tag.
-fn parse_reference(text: &str) -> Result<Reference, Problem> {
-    if let Ok(digest) = text.parse() {
-        return Ok(Reference::Digest(digest));
-    }
-    let tag = text.parse().map(Reference::Tag);
-    tag.map_err(|error: oci::name::TagError| {
-        Problem::new(ProblemCode::InvalidParameter, error.to_string())
-    })
 }

@@ -7,6 +7,7 @@
 
 mod api;
 mod audit;
+mod disk;
 mod error;
 mod events;
 mod explain;
@@ -45,10 +46,10 @@ use tokio::task::AbortHandle;
 
 pub use explain::document::{ExplainRequest, Explanation, JudgementPart};
 pub use manifest::{Blob, ContentState, Image};
-pub use registries::ConfiguredRegistry;
 pub use report::{
-    AccountState, BucketState, Configuration, Overview, Page, ProblemBody, Pulls, PurgeReport,
-    PurgeRequest, RateLimitState, RegistryState, VerifyEnd, VerifyLine, WarmLine, WarmRequest,
+    AccountState, BucketState, Configuration, ConfiguredRegistry, Overview, Page, ProblemBody,
+    Pulls, PurgeReport, PurgeRequest, RateLimitState, RegistryState, VerifyEnd, VerifyLine,
+    WarmLine, WarmRequest,
 };
 pub use route::Scope;
 pub use target::image;
@@ -58,7 +59,7 @@ use ::events::Events;
 use access::Authenticator;
 use audit::OperatorRequest;
 use error::{Problem, ProblemCode};
-use events::Listeners;
+use events::Subscribers;
 use gateway::{AccessHistory, Explainer, ListenerTls, Resolver};
 use mirror::Mirror;
 use pins::Pins;
@@ -151,7 +152,7 @@ pub struct Admin {
     traffic: Arc<Mutex<TrafficLog>>,
     pins: Arc<Pins>,
     survey: Arc<Survey>,
-    events: Arc<Listeners>,
+    events: Arc<Subscribers>,
     verifying: Arc<Semaphore>,
     warming: Arc<Semaphore>,
 }
@@ -183,7 +184,7 @@ impl Admin {
             survey: Arc::default(),
             events: Arc::default(),
             verifying: Arc::new(Semaphore::new(1)),
-            warming: Arc::new(Semaphore::new(warm::CONCURRENT)),
+            warming: Arc::new(Semaphore::new(warm::MAX_WARMED)),
             store,
         }
     }
@@ -273,7 +274,7 @@ impl Admin {
         let (parts, body) = request.into_parts();
         Ok(match operation {
             Operation::OpenApi => whole(StatusCode::OK, JSON, Bytes::from_static(OPENAPI)),
-            Operation::Overview => ok(&self.overview().await),
+            Operation::Overview => ok(&self.overview().await?),
             Operation::Traffic => ok(&self.traffic(parameters)?),
             Operation::Registries => ok(&self.registries(parameters)?),
             Operation::Fills => ok(&self.fills(parameters)?),
@@ -283,7 +284,12 @@ impl Admin {
             Operation::Tags => ok(&self.tags(parameters).await?),
             Operation::Manifest => ok(&self.manifest(parameters).await?),
             Operation::EvictionQueue => ok(&self.eviction_queue(parameters)?),
-            Operation::Pins => ok(&self.pinned(parameters)?),
+            Operation::Pins => {
+                let (admin, parameters) = (self.clone(), parameters.clone());
+                // A change of the list is written under its lock.
+                let page = disk::blocking(move || Ok(admin.pinned(&parameters))).await;
+                ok(&page.map_err(|error| disk::unreadable(&error))??)
+            }
             Operation::Pin => ok(&self.pin(operator, body).await?),
             Operation::Unpin => {
                 self.unpin(operator, parameters).await?;

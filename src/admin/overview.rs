@@ -1,18 +1,19 @@
 //! `/api/v1/overview` and `/api/v1/traffic`: the state of the gateway, and its traffic over time.
 
 use std::collections::BTreeMap;
-use std::sync::{LazyLock, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
+use super::disk::{blocking, unreadable};
 use super::error::Problem;
 use super::query::Parameters;
 use super::report::{BucketState, Overview, Pulls, StoreState, TrafficWindows};
 use super::time::{rfc3339, rfc3339_of, unix};
 use super::traffic::{Counts, History, Moment, Point, TrafficLog, Window};
 use super::{Admin, CurrentAdmin};
-use store::Store;
+use store::{Store, StoreUsage};
 use telemetry::metrics::{self, BucketFigures, ContentFigures, Figures};
 
 /// The interval between samples of the counters, and how many of them pass between writes of the history.
@@ -43,7 +44,9 @@ struct TrafficPoint {
 }
 
 impl Admin {
-    pub(super) async fn overview(&self) -> Overview {
+    /// # Errors
+    /// 503 if the disk cannot be read.
+    pub(super) async fn overview(self: &Arc<Self>) -> Result<Overview, Problem> {
         let now = moment();
         let counted = metrics::figures();
         let traffic = {
@@ -56,7 +59,10 @@ impl Admin {
         };
         let ready = self.ready().await;
         let writable = self.writable().await.is_ok();
-        Overview {
+        let admin = self.clone();
+        let usage = move || Ok((admin.store.usage(), admin.pins.bytes()));
+        let (usage, pinned) = blocking(usage).await.map_err(|error| unreadable(&error))?;
+        Ok(Overview {
             at: rfc3339(SystemTime::now()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: rfc3339_of(metrics::started_at()),
@@ -66,7 +72,7 @@ impl Admin {
             traffic,
             blobs: pulls(counted.blob),
             manifests: pulls(counted.manifest),
-            store: self.store_state(&counted, writable),
+            store: self.store_state(&counted, usage, pinned, writable),
             fills_in_flight: counted.fills_in_flight,
             fills_limit: self.settings.fills as u64,
             fills_resumed: counted.resumed,
@@ -75,12 +81,17 @@ impl Admin {
             stale_served: counted.stale.into_iter().collect::<BTreeMap<_, _>>(),
             bucket: counted.bucket.map(bucket),
             event_listeners: self.events.connected() as u64,
-            event_listeners_limit: super::events::LISTENERS as u64,
-        }
+            event_listeners_limit: super::events::MAX_SUBSCRIBERS as u64,
+        })
     }
 
-    fn store_state(&self, counted: &Figures, writable: bool) -> StoreState {
-        let usage = self.store.usage();
+    fn store_state(
+        &self,
+        counted: &Figures,
+        usage: StoreUsage,
+        pinned_bytes: u64,
+        writable: bool,
+    ) -> StoreState {
         StoreState {
             used_bytes: usage.used,
             max_bytes: self.settings.max_bytes,
@@ -90,7 +101,7 @@ impl Admin {
             partial_bytes: usage.partials,
             record_bytes: usage.records,
             quarantine_bytes: usage.quarantined,
-            pinned_bytes: self.pins.bytes(),
+            pinned_bytes,
             evicted_blobs: counted.evicted,
             evicted_bytes: counted.evicted_bytes,
             writable,
@@ -167,14 +178,8 @@ fn moment() -> Moment {
 }
 
 fn counts(counted: &Figures, errors: u64, denials: u64) -> Counts {
-    let (blob, manifest) = (counted.blob, counted.manifest);
     Counts {
-        requests: blob.requests + manifest.requests,
-        hits: blob.hits + manifest.hits,
-        misses: blob.misses + manifest.misses,
-        coalesced: blob.coalesced + manifest.coalesced,
-        served_bytes: blob.pushed + manifest.pushed,
-        fetched_bytes: blob.pulled + manifest.pulled,
+        pulls: pulls(counted.blob).plus(pulls(counted.manifest)),
         errors,
         denials,
     }
@@ -208,10 +213,10 @@ fn point(point: Point) -> TrafficPoint {
     let Point { at, counts } = point;
     TrafficPoint {
         at: rfc3339_of(at),
-        requests: counts.requests,
-        hits: counts.hits,
-        served_bytes: counts.served_bytes,
-        fetched_bytes: counts.fetched_bytes,
+        requests: counts.pulls.requests,
+        hits: counts.pulls.hits,
+        served_bytes: counts.pulls.served_bytes,
+        fetched_bytes: counts.pulls.fetched_bytes,
         errors: counts.errors,
         denials: counts.denials,
     }

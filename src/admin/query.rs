@@ -3,11 +3,11 @@
 use super::error::{Problem, ProblemCode};
 use oci::query::Query;
 
-/// The number of items of a page, unless the request says another, and the most that it may.
-const LIMIT: usize = 50;
-const MOST: usize = 500;
+/// The number of items of a page by default, and the most that a request may ask for.
+const DEFAULT_LIMIT: usize = 50;
+const MAX_LIMIT: usize = 500;
 /// The longest value, in characters.
-const LONGEST: usize = 1024;
+const MAX_VALUE: usize = 1024;
 
 /// The parameters of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,9 +30,9 @@ impl Parameters {
             .map_err(|error| invalid(error.to_string()))?;
         for key in known {
             let value = query.value(key).unwrap_or_default();
-            if value.chars().count() > LONGEST {
+            if value.chars().count() > MAX_VALUE {
                 return Err(invalid(format!(
-                    "{key} is longer than {LONGEST} characters"
+                    "{key} is longer than {MAX_VALUE} characters"
                 )));
             }
         }
@@ -74,10 +74,17 @@ impl Parameters {
     /// 400 for anything but a number from 1 to 500.
     pub fn limit(&self) -> Result<usize, Problem> {
         let Some(text) = self.text("limit") else {
-            return Ok(LIMIT);
+            return Ok(DEFAULT_LIMIT);
         };
-        let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
-        let wrong = || invalid(format!("limit={text}: write a number from 1 to {MOST}"));
+        let limit = text
+            .parse()
+            .ok()
+            .filter(|limit| (1..=MAX_LIMIT).contains(limit));
+        let wrong = || {
+            invalid(format!(
+                "limit={text}: write a number from 1 to {MAX_LIMIT}"
+            ))
+        };
         limit.ok_or_else(wrong)
     }
 

@@ -101,17 +101,23 @@ impl Admin {
         Ok(page(lines.take(limit + 1).collect(), limit, |line| line.id))
     }
 
-    /// The lines after number `after` that match, oldest first, and the number of the last line.
+    /// The newest lines after number `after` that match, at most `most`.
     pub(super) fn requests_since(
         &self,
         after: u64,
         filter: &RequestFilter,
-    ) -> (Vec<RequestLine>, u64) {
+        most: usize,
+    ) -> Newest<RequestLine> {
         let records = self.history.requests.since(after);
-        let last = records.last().map_or(after, |(id, _)| *id);
-        let matching = records.iter().filter(|(_, record)| filter.includes(record));
-        let lines = matching.map(|(id, record)| self.request_line(*id, record));
-        (lines.collect(), last)
+        let newest = newest(&records, after, most, |record| filter.includes(record));
+        let lines = newest.items.into_iter();
+        Newest {
+            items: lines
+                .map(|(id, record)| self.request_line(*id, record))
+                .collect(),
+            skipped: newest.skipped,
+            last: newest.last,
+        }
     }
 
     /// # Errors
@@ -153,6 +159,38 @@ impl Admin {
             upstream: upstream.map(|registry| self.mirror.upstream_of(registry).to_owned()),
             explain: same_pull(record),
         }
+    }
+}
+
+/// The newest of some numbered values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Newest<T> {
+    /// Oldest first.
+    pub items: Vec<T>,
+    /// How many were left out: matching ones that are older, and all that were forgotten before they were looked at.
+    pub skipped: u64,
+    /// The number of the last value, whether it matches or not.
+    pub last: u64,
+}
+
+/// The newest values after number `after` that match, at most `most`. Numbers are consecutive.
+fn newest<T>(
+    values: &[(u64, T)],
+    after: u64,
+    most: usize,
+    matches: impl Fn(&T) -> bool,
+) -> Newest<&(u64, T)> {
+    let last = values.last().map_or(after, |(number, _)| *number);
+    let forgotten = last
+        .saturating_sub(after)
+        .saturating_sub(values.len() as u64);
+    let mut items: Vec<_> = values.iter().filter(|(_, value)| matches(value)).collect();
+    let older = items.len().saturating_sub(most);
+    items.drain(..older);
+    Newest {
+        items,
+        skipped: forgotten + older as u64,
+        last,
     }
 }
 
@@ -322,6 +360,30 @@ mod tests {
         ] {
             assert_eq!(question(method, path), expected, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn newest_values_count_what_is_left_out() {
+        let values: Vec<(u64, u64)> = (4..=9).map(|number| (number, number)).collect();
+        for (after, most, items, skipped) in [
+            (3, 9, &[4, 6, 8][..], 0),
+            (3, 2, &[6, 8], 1),
+            (3, 0, &[], 3),
+            // The values 2 and 3 were forgotten.
+            (1, 9, &[4, 6, 8], 2),
+            (1, 1, &[8], 4),
+        ] {
+            let newest = newest(&values, after, most, |value| value % 2 == 0);
+            let found: Vec<u64> = newest.items.iter().map(|(number, _)| *number).collect();
+            let expected = (items.to_vec(), skipped, 9);
+            assert_eq!(
+                (found, newest.skipped, newest.last),
+                expected,
+                "{after} {most}"
+            );
+        }
+        let none = newest(&[] as &[(u64, ())], 7, 3, |()| true);
+        assert_eq!((none.items.len(), none.skipped, none.last), (0, 0, 7));
     }
 
     #[test]

@@ -8,40 +8,20 @@ use super::Admin;
 use super::error::Problem;
 use super::query::Parameters;
 use super::report::{
-    AccountState, BreakerState, Health, LastFailure, Latency, Page, RateLimitState, RegistryState,
+    AccountState, BreakerReport, ConfiguredRegistry, Health, LastFailure, Latency, Page,
+    RateLimitState, RegistryState,
 };
 use super::time::rfc3339;
 use mirror::{FillPhase, FillStatus};
-use oci::name::Registry;
 use telemetry::metrics::{self, UpstreamFigures};
 use upstream::{AccountName, RemainingPulls, UpstreamHealth};
 
-/// A registry as configured.
-#[derive(Clone, Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "they are keys of the configuration, each true or false by itself"
-)]
-pub struct ConfiguredRegistry {
-    pub name: Registry,
-    pub aliases: Vec<String>,
-    pub v2_url: Option<String>,
-    pub v1_url: Option<String>,
-    pub hosts: Vec<String>,
-    pub default: bool,
-    pub push: bool,
-    pub cache: bool,
-    pub bridge: bool,
-    /// The word in the configuration.
-    pub visibility: &'static str,
-}
-
 /// How many of the clients that wait for a fill are named.
-const READERS: usize = 20;
+const MAX_READERS: usize = 20;
 
 /// An item of `GET /api/v1/fills`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Fill {
+pub(super) struct FillItem {
     pub id: String,
     kind: &'static str,
     digest: Option<String>,
@@ -107,16 +87,7 @@ impl Admin {
         let last_failure = health.and_then(|health| health.last_failure.clone());
         let fills = fills.iter().filter(|fill| fill.registry == one.name);
         RegistryState {
-            name: name.to_owned(),
-            aliases: one.aliases.clone(),
-            v2_url: one.v2_url.clone(),
-            v1_url: one.v1_url.clone(),
-            hosts: one.hosts.clone(),
-            default: one.default,
-            push: one.push,
-            cache: one.cache,
-            bridge: one.bridge,
-            visibility: one.visibility.to_owned(),
+            configured: one.clone(),
             health: summary(health, requests),
             breaker: breaker(health.map(|health| health.breaker)),
             rate_limit: health.and_then(rate_limit),
@@ -147,22 +118,22 @@ impl Admin {
     }
 
     /// The fills, longest running first.
-    pub(super) fn all_fills(&self) -> Vec<Fill> {
+    pub(super) fn all_fills(&self) -> Vec<FillItem> {
         let mut fills = self.mirror.fills();
         fills.sort_by_key(|fill| (fill.started, fill.key.to_string()));
-        fills.into_iter().map(Fill::of).collect()
+        fills.into_iter().map(FillItem::of).collect()
     }
 
     /// # Errors
     /// 400 for a wrong `limit`.
-    pub(super) fn fills(&self, parameters: &Parameters) -> Result<Page<Fill>, Problem> {
+    pub(super) fn fills(&self, parameters: &Parameters) -> Result<Page<FillItem>, Problem> {
         let (limit, after) = (parameters.limit()?, parameters.text("after"));
         let all = self.all_fills();
         let total = all.len();
         let position = |id: &str| all.iter().position(|fill| fill.id == id);
         // A fill that has ended meanwhile was one of the first.
         let first = after.map_or(0, |id| position(id).map_or(0, |at| at + 1));
-        let items: Vec<Fill> = all.into_iter().skip(first).take(limit).collect();
+        let items: Vec<FillItem> = all.into_iter().skip(first).take(limit).collect();
         let is_last = first + items.len() >= total;
         let last = items.last().filter(|_| !is_last);
         Ok(Page {
@@ -182,13 +153,13 @@ fn summary(health: Option<&UpstreamHealth>, requests: u64) -> Health {
     }
 }
 
-pub(super) fn breaker(breaker: Option<upstream::BreakerState>) -> BreakerState {
+pub(super) fn breaker(breaker: Option<upstream::BreakerState>) -> BreakerReport {
     let (state, retry_at, pause) = match breaker {
         None | Some(upstream::BreakerState::Closed) => ("closed", None, None),
         Some(upstream::BreakerState::Open { left, pause }) => ("open", Some(left), Some(pause)),
         Some(upstream::BreakerState::HalfOpen) => ("half-open", None, None),
     };
-    BreakerState {
+    BreakerReport {
         state: state.to_owned(),
         retry_at: retry_at.map(from_now),
         pause_seconds: pause.map(|pause| pause.as_secs_f64()),
@@ -244,7 +215,7 @@ fn from_now(wait: Duration) -> String {
     rfc3339(SystemTime::now() + wait)
 }
 
-impl Fill {
+impl FillItem {
     fn of(status: FillStatus) -> Self {
         let (phase, resumed, rate) = match status.phase {
             FillPhase::Waiting => ("waiting", 0, 0),
@@ -276,7 +247,7 @@ impl Fill {
             remaining_seconds: left.and_then(|left| remaining(left, rate)),
             started_at: rfc3339(status.started),
             readers_total: status.followers as u64,
-            readers: readers.take(READERS).collect(),
+            readers: readers.take(MAX_READERS).collect(),
         }
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use oci::name::Registry;
+
 /// One page of a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page<T> {
@@ -53,21 +55,15 @@ pub struct TrafficWindows {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     pub window_seconds: u64,
-    pub requests: u64,
-    pub hits: u64,
-    pub misses: u64,
-    pub coalesced: u64,
+    #[serde(flatten)]
+    pub pulls: Pulls,
     /// `None` without requests.
     pub hit_ratio: Option<f64>,
-    /// To clients.
-    pub served_bytes: u64,
-    /// From upstream.
-    pub fetched_bytes: u64,
     pub saved_bytes: i64,
 }
 
-/// The GETs of one kind of content.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Answers to GETs of cached content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pulls {
     pub requests: u64,
     pub hits: u64,
@@ -118,14 +114,14 @@ pub struct BucketState {
     pub lease_timeouts: u64,
 }
 
-/// An item of `GET /api/v1/registries`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A registry as configured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "they are keys of the configuration, each true or false by itself"
 )]
-pub struct RegistryState {
-    pub name: String,
+pub struct ConfiguredRegistry {
+    pub name: Registry,
     pub aliases: Vec<String>,
     pub v2_url: Option<String>,
     pub v1_url: Option<String>,
@@ -134,9 +130,17 @@ pub struct RegistryState {
     pub push: bool,
     pub cache: bool,
     pub bridge: bool,
+    /// `public`, `rules` or `caller`.
     pub visibility: String,
+}
+
+/// An item of `GET /api/v1/registries`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RegistryState {
+    #[serde(flatten)]
+    pub configured: ConfiguredRegistry,
     pub health: Health,
-    pub breaker: BreakerState,
+    pub breaker: BreakerReport,
     /// Of all accounts together.
     pub rate_limit: Option<RateLimitState>,
     /// In the configured order; one without a name if there are none.
@@ -162,7 +166,7 @@ pub enum Health {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct BreakerState {
+pub struct BreakerReport {
     /// `closed`, `open` or `half-open`.
     pub state: String,
     pub retry_at: Option<String>,

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::Admin;
+use super::disk::{blocking, not_cached, unreadable};
 use super::error::{Problem, ProblemCode};
 use super::query::{Parameters, Words};
 use super::report::Page;
@@ -18,7 +19,7 @@ use super::time::{rfc3339_of, unix};
 use mirror::ImageReference;
 use oci::manifest::AcceptClass;
 use oci::name::{Reference, Registry, RepositoryName, Tag};
-use store::{KnownRepository, RepositorySummary, TagKey};
+use store::{RepositorySummary, TagKey};
 use telemetry::metrics;
 
 /// `GET /api/v1/repositories`
@@ -115,24 +116,6 @@ impl Admin {
             },
             pulls_since: rfc3339_of(metrics::started_at()),
         })
-    }
-
-    /// The repositories of the configured registries, or of one of them.
-    pub(super) async fn known_repositories(
-        &self,
-        registry: Option<&Registry>,
-    ) -> io::Result<KnownNames> {
-        let configured = self.settings.registries.iter().map(|one| &one.name);
-        let mut registries: Vec<&Registry> = configured
-            .filter(|name| registry.is_none_or(|wanted| wanted == *name))
-            .collect();
-        registries.sort();
-        let mut known = Vec::new();
-        for registry in registries {
-            let repositories = self.store.records.repositories(registry).await?;
-            known.push((registry.clone(), repositories));
-        }
-        Ok(KnownNames(known))
     }
 
     async fn by_name(
@@ -253,20 +236,6 @@ impl Admin {
     }
 }
 
-/// Repositories as the store lists them, by registry. There may be a hundred thousand: the lists are shared with the store.
-#[derive(Debug)]
-pub(super) struct KnownNames(Vec<(Registry, Arc<[KnownRepository]>)>);
-
-impl KnownNames {
-    /// Their names, in order.
-    pub fn names(&self) -> impl Iterator<Item = RepositoryName> {
-        self.0.iter().flat_map(|(registry, known)| {
-            let known = known.iter();
-            known.map(move |one| RepositoryName::new(registry, &one.repository))
-        })
-    }
-}
-
 /// Which repositories are listed.
 #[derive(Clone, Debug)]
 struct NameFilter {
@@ -331,23 +300,6 @@ fn ranked(
         next: (end < total).then(|| end.to_string()),
         total: total as u64,
     }
-}
-
-/// Runs something that blocks on the disk.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(io::Error::other).and_then(|done| done)
-}
-
-pub(super) fn unreadable(error: &io::Error) -> Problem {
-    let detail = format!("the store cannot be read: {error}");
-    Problem::new(ProblemCode::StoreFailed, detail)
-}
-
-pub(super) fn not_cached(what: &str) -> Problem {
-    Problem::new(ProblemCode::NotFound, format!("{what} is not in the cache"))
 }
 
 #[cfg(test)]

@@ -1,8 +1,12 @@
 //! Responses of the admin listeners.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Frame;
+use tokio::sync::mpsc;
 
 use super::Body;
 
@@ -12,6 +16,10 @@ pub(super) fn text(status: StatusCode, words: impl Into<Bytes>) -> Response<Body
 
 /// The media type of JSON.
 pub(super) const JSON: &str = "application/json";
+/// The media type of JSON documents, one in a line.
+pub(super) const JSON_LINES: &str = "application/x-ndjson";
+/// The media type of server-sent events.
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
 
 pub(super) fn ok(value: &impl serde::Serialize) -> Response<Body> {
     json(StatusCode::OK, value)
@@ -34,6 +42,18 @@ pub(super) fn json(status: StatusCode, value: &impl serde::Serialize) -> Respons
             )
         }
     }
+}
+
+/// A body that is sent as its pieces come.
+pub(super) fn streamed(kind: &'static str, pieces: mpsc::Receiver<Bytes>) -> Response<Body> {
+    let frames = futures_util::stream::unfold(pieces, |mut pieces| async {
+        let piece: Bytes = pieces.recv().await?;
+        Some((Ok::<_, Infallible>(Frame::data(piece)), pieces))
+    });
+    let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
 }
 
 pub(super) fn whole(status: StatusCode, kind: &'static str, bytes: Bytes) -> Response<Body> {

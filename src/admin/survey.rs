@@ -12,18 +12,33 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use super::Admin;
+use super::disk::{blocking, unreadable};
 use super::error::{Problem, ProblemCode};
-use super::repositories::{KnownNames, blocking, unreadable};
-use oci::name::RepositoryName;
+use oci::name::{Registry, RepositoryName};
+use store::KnownRepository;
 
 /// How long a survey is used, and how many times as long as it took.
 const LIFE: Duration = Duration::from_secs(60);
 const LIFE_FACTOR: u32 = 20;
 /// How many repositories of each order it has.
-const MOST: usize = 500;
+const MAX_SURVEYED: usize = 500;
 /// How long a request waits for it, and when it may ask again, in seconds.
 const WAIT: Duration = Duration::from_secs(5);
 const RETRY: u64 = 10;
+
+/// Repositories as the store lists them, by registry. There may be a hundred thousand: the lists are shared with the store.
+#[derive(Debug)]
+pub(super) struct KnownNames(Vec<(Registry, Arc<[KnownRepository]>)>);
+
+impl KnownNames {
+    /// Their names, in order.
+    pub fn names(&self) -> impl Iterator<Item = RepositoryName> {
+        self.0.iter().flat_map(|(registry, known)| {
+            let known = known.iter();
+            known.map(move |one| RepositoryName::new(registry, &one.repository))
+        })
+    }
+}
 
 /// What a survey orders by, largest or newest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +109,24 @@ impl Survey {
 }
 
 impl Admin {
+    /// The repositories of the configured registries, or of one of them.
+    pub(super) async fn known_repositories(
+        &self,
+        registry: Option<&Registry>,
+    ) -> io::Result<KnownNames> {
+        let configured = self.settings.registries.iter().map(|one| &one.name);
+        let mut registries: Vec<&Registry> = configured
+            .filter(|name| registry.is_none_or(|wanted| wanted == *name))
+            .collect();
+        registries.sort();
+        let mut known = Vec::new();
+        for registry in registries {
+            let repositories = self.store.records.repositories(registry).await?;
+            known.push((registry.clone(), repositories));
+        }
+        Ok(KnownNames(known))
+    }
+
     /// The first repositories in an order.
     ///
     /// # Errors
@@ -144,7 +177,10 @@ impl Admin {
             found.push((summary.bytes, summary.last_use, name));
         }
         let first = |found: &[(u64, Option<u64>, RepositoryName)]| {
-            let names = found.iter().take(MOST).map(|(.., name)| name.clone());
+            let names = found
+                .iter()
+                .take(MAX_SURVEYED)
+                .map(|(.., name)| name.clone());
             names.collect()
         };
         found.sort_unstable_by(|one, other| other.0.cmp(&one.0).then(one.2.cmp(&other.2)));

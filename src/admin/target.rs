@@ -2,8 +2,8 @@
 
 use gateway::{NameContext, ResolveError, Resolver};
 use mirror::ImageReference;
-use oci::digest::{Digest, DigestError};
-use oci::name::{NameError, Reference, Registry, Tag, TagError};
+use oci::digest::Digest;
+use oci::name::{NameError, Reference, ReferenceError, Registry, Tag};
 use store::PurgeTarget;
 
 /// A text that names no image, digest or registry.
@@ -14,7 +14,7 @@ pub enum TargetError {
     #[error("{0}; write [registry/]repository[:tag|@digest], a digest, or a registry")]
     Name(#[from] NameError),
     #[error("{0}; write [registry/]repository[:tag|@digest], a digest, or a registry")]
-    Reference(String),
+    Reference(#[from] ReferenceError),
     #[error("{0} is no image; write [registry/]repository[:tag|@digest]")]
     NoImage(String),
     #[error("{0} has `cache: false`: its content is not stored")]
@@ -54,7 +54,7 @@ pub fn parse(text: &str, resolver: &Resolver) -> Result<PurgeTarget, TargetError
     if let Some(entry) = resolver.by_name(text) {
         return Ok(PurgeTarget::Registry(entry.registry.clone()));
     }
-    let (name, reference) = split(text);
+    let (name, reference) = split(text)?;
     let found = resolver.resolve(NameContext::Operator, name);
     let (_, name) = found.map_err(|error| match error {
         ResolveError::Name(error) => TargetError::Name(error),
@@ -63,13 +63,11 @@ pub fn parse(text: &str, resolver: &Resolver) -> Result<PurgeTarget, TargetError
             TargetError::NoRegistry(name.to_owned())
         }
     })?;
-    Ok(
-        match reference.map(|written| written.parse()).transpose()? {
-            None => PurgeTarget::Repository(name),
-            Some(Reference::Tag(tag)) => PurgeTarget::Tag(name, tag),
-            Some(Reference::Digest(digest)) => PurgeTarget::Content(name, digest),
-        },
-    )
+    Ok(match reference {
+        None => PurgeTarget::Repository(name),
+        Some(Reference::Tag(tag)) => PurgeTarget::Tag(name, tag),
+        Some(Reference::Digest(digest)) => PurgeTarget::Content(name, digest),
+    })
 }
 
 /// The name of an image as a client writes it, and its tag or digest; the default tag is `latest`.
@@ -77,14 +75,14 @@ pub fn parse(text: &str, resolver: &Resolver) -> Result<PurgeTarget, TargetError
 /// # Errors
 /// When there is no name, or the tag or digest is none.
 pub fn written(text: &str) -> Result<(String, Reference), TargetError> {
-    let (name, written) = split(text);
+    let (name, reference) = split(text)?;
     let has_space = |character: char| character.is_control() || " %?#\\".contains(character);
     if name.is_empty() || name.contains(has_space) {
         return Err(TargetError::NoImage(text.to_owned()));
     }
-    let reference = match written {
+    let reference = match reference {
         None => Reference::Tag(latest(text)?),
-        Some(written) => written.parse()?,
+        Some(reference) => reference,
     };
     Ok((name.to_owned(), reference))
 }
@@ -94,39 +92,22 @@ fn latest(text: &str) -> Result<Tag, TargetError> {
     latest.map_err(|_| TargetError::NoImage(text.to_owned()))
 }
 
-/// The tag or digest of a text, not yet validated.
-enum Written<'a> {
-    Tag(&'a str),
-    Digest(&'a str),
-}
-
-impl Written<'_> {
-    fn parse(&self) -> Result<Reference, TargetError> {
-        match self {
-            Self::Tag(tag) => {
-                let tag: Result<Tag, TagError> = tag.parse();
-                let tag = tag.map_err(|error| TargetError::Reference(error.to_string()));
-                tag.map(Reference::Tag)
-            }
-            Self::Digest(digest) => {
-                let digest: Result<Digest, DigestError> = digest.parse();
-                let digest = digest.map_err(|error| TargetError::Reference(error.to_string()));
-                digest.map(Reference::Digest)
-            }
-        }
-    }
-}
-
 /// Splits the tag or digest off; a colon before the last slash begins a port. With both, the digest counts.
-fn split(text: &str) -> (&str, Option<Written<'_>>) {
+fn split(text: &str) -> Result<(&str, Option<Reference>), TargetError> {
     let (name, digest) = match text.split_once('@') {
-        Some((name, digest)) => (name, Some(Written::Digest(digest))),
+        Some((name, digest)) => (name, Some(digest.parse::<Digest>())),
         None => (text, None),
     };
-    match name.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => (name, digest.or(Some(Written::Tag(tag)))),
-        _ => (name, digest),
-    }
+    let (name, tag) = match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (name, None),
+    };
+    let reference = match (digest, tag) {
+        (Some(digest), _) => Some(Reference::Digest(digest.map_err(ReferenceError::from)?)),
+        (None, Some(tag)) => Some(tag.parse::<Reference>()?),
+        (None, None) => None,
+    };
+    Ok((name, reference))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::report::Traffic;
+use super::report::{Pulls, Traffic};
 
 /// The window of "now", in seconds.
 const NOW: u64 = 10;
@@ -28,19 +28,15 @@ pub struct Moment {
 /// What is counted: since the start, or within a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    pub requests: u64,
-    pub hits: u64,
-    pub misses: u64,
-    pub coalesced: u64,
-    pub served_bytes: u64,
-    pub fetched_bytes: u64,
+    #[serde(flatten)]
+    pub pulls: Pulls,
     /// Answers of 5xx.
     pub errors: u64,
     /// Answers of 401, 403 and 429 that the gateway gave.
     pub denials: u64,
 }
 
-impl Counts {
+impl Pulls {
     fn map(self, other: Self, by: impl Fn(u64, u64) -> u64) -> Self {
         Self {
             requests: by(self.requests, other.requests),
@@ -49,8 +45,20 @@ impl Counts {
             coalesced: by(self.coalesced, other.coalesced),
             served_bytes: by(self.served_bytes, other.served_bytes),
             fetched_bytes: by(self.fetched_bytes, other.fetched_bytes),
+        }
+    }
+
+    pub(super) fn plus(self, other: Self) -> Self {
+        self.map(other, u64::saturating_add)
+    }
+}
+
+impl Counts {
+    fn map(self, other: Self, by: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
             errors: by(self.errors, other.errors),
             denials: by(self.denials, other.denials),
+            pulls: self.pulls.map(other.pulls, by),
         }
     }
 
@@ -65,18 +73,13 @@ impl Counts {
     /// As the API writes them.
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     pub fn traffic(self, window_seconds: u64) -> Traffic {
-        let (served, fetched) = (self.served_bytes, self.fetched_bytes);
-        let saved = i128::from(served) - i128::from(fetched);
+        let pulls = self.pulls;
+        let saved = i128::from(pulls.served_bytes) - i128::from(pulls.fetched_bytes);
         Traffic {
             window_seconds,
-            requests: self.requests,
-            hits: self.hits,
-            misses: self.misses,
-            coalesced: self.coalesced,
-            hit_ratio: (self.requests > 0).then(|| self.hits as f64 / self.requests as f64),
-            served_bytes: served,
-            fetched_bytes: fetched,
+            hit_ratio: (pulls.requests > 0).then(|| pulls.hits as f64 / pulls.requests as f64),
             saved_bytes: i64::try_from(saved).unwrap_or(i64::MAX),
+            pulls,
         }
     }
 }
@@ -290,11 +293,15 @@ mod tests {
     }
 
     fn counted(requests: u64) -> Counts {
-        Counts {
+        let pulls = Pulls {
             requests,
             hits: requests / 2,
             served_bytes: requests * 100,
             fetched_bytes: requests * 40,
+            ..Pulls::default()
+        };
+        Counts {
+            pulls,
             ..Counts::default()
         }
     }
@@ -307,19 +314,22 @@ mod tests {
         }
         let now = START + 120;
         let points = log.points(Window::Hour, now);
-        let of_step: Vec<u64> = points.iter().map(|point| point.counts.requests).collect();
+        let of_step: Vec<u64> = points
+            .iter()
+            .map(|point| point.counts.pulls.requests)
+            .collect();
         assert_eq!(of_step.iter().sum::<u64>(), 120);
         assert_eq!(of_step.len(), 3);
         let hour = log.sum(Window::Hour, now);
-        assert_eq!((hour.requests, hour.saved_bytes), (120, 120 * 60));
+        assert_eq!((hour.pulls.requests, hour.saved_bytes), (120, 120 * 60));
         let recent = log.now(now);
-        assert_eq!((recent.requests, recent.window_seconds), (10, 10));
+        assert_eq!((recent.pulls.requests, recent.window_seconds), (10, 10));
         // An hour later the hour is empty, and the day is not.
         let later = now + 3600;
         log.sample(after(120 + 3600), counted(120));
-        assert_eq!(log.sum(Window::Hour, later).requests, 0);
+        assert_eq!(log.sum(Window::Hour, later).pulls.requests, 0);
         assert_eq!(log.sum(Window::Hour, later).hit_ratio, None);
-        assert_eq!(log.sum(Window::Day, later).requests, 120);
+        assert_eq!(log.sum(Window::Day, later).pulls.requests, 120);
     }
 
     #[test]
@@ -334,13 +344,13 @@ mod tests {
         let json = serde_json::to_vec(log.history()).expect("JSON");
         assert!(json.len() < 64 << 10, "{}", json.len());
         let history: History = serde_json::from_slice(&json).expect("a history");
-        let day = log.sum(Window::Day, now).requests;
+        let day = log.sum(Window::Day, now).pulls.requests;
         let started = after(3000 * 60);
         let mut next = TrafficLog::resume(history.clone(), started);
         next.sample(started, counted(5));
-        assert!(next.sum(Window::Day, started.unix).requests >= day - 15);
+        assert!(next.sum(Window::Day, started.unix).pulls.requests >= day - 15);
         let first = next.now(started.unix);
-        assert_eq!(first.requests, 0, "the first sample has no rate");
+        assert_eq!(first.pulls.requests, 0, "the first sample has no rate");
         // By the clock of this process the last one ran in the future.
         let slow = Moment {
             unix: START,
@@ -348,7 +358,7 @@ mod tests {
         };
         let mut next = TrafficLog::resume(history, slow);
         next.sample(slow, counted(0));
-        assert_eq!(next.sum(Window::Day, START).requests, day);
+        assert_eq!(next.sum(Window::Day, START).pulls.requests, day);
         assert!(
             next.points(Window::Day, START)
                 .iter()
@@ -374,7 +384,7 @@ mod tests {
             let points = log.history.points(window);
             assert!(points.len() <= window.max_points());
             assert!(points.iter().is_sorted_by_key(|point| point.at));
-            assert!(log.sum(window, START + 1).requests > 0);
+            assert!(log.sum(window, START + 1).pulls.requests > 0);
         }
     }
 
@@ -402,7 +412,7 @@ mod tests {
                     proptest::prop_assert!(points.iter().all(|point| point.at <= now));
                     proptest::prop_assert!(points.is_sorted_by_key(|point| point.at));
                     let younger = |age: u64| counted_at.iter().filter(|at| steady - **at < age).count() as u64;
-                    let sum = log.sum(window, now).requests;
+                    let sum = log.sum(window, now).pulls.requests;
                     let (least, most) = (younger(window.seconds() - window.step()), younger(window.seconds()));
                     proptest::prop_assert!((least..=most).contains(&sum), "{sum} of {least} to {most}");
                 }

@@ -7,16 +7,17 @@ use http::Response;
 use hyper::body::Incoming;
 use tokio::sync::{mpsc, watch};
 
-use super::api::{lines_of_json, read, render};
+use super::api::{read, render};
 use super::error::{Problem, ProblemCode};
 use super::report::{WarmBlob, WarmEnd, WarmLine, WarmRequest};
+use super::response::{JSON_LINES, streamed};
 use super::{Admin, Body, target};
 use mirror::{ImageReference, WarmProgress};
 use oci::name::RepositoryName;
 use oci::platform::{Platform, Platforms};
 
 /// The most images that are warmed at once, and when a client that was refused may ask again, in seconds.
-pub(super) const CONCURRENT: usize = 4;
+pub(super) const MAX_WARMED: usize = 4;
 const RETRY: u64 = 10;
 /// The interval between progress lines, while there is progress.
 const REPORT_EVERY: Duration = Duration::from_millis(250);
@@ -40,7 +41,7 @@ impl Admin {
             None => Platforms::Only(Platform::host()),
         };
         let Ok(permit) = self.warming.clone().try_acquire_owned() else {
-            let message = format!("{CONCURRENT} images are being warmed already");
+            let message = format!("{MAX_WARMED} images are already being warmed");
             return Err(Problem::new(ProblemCode::TooManyRequests, message).retry_after(RETRY));
         };
         let (lines, receiver) = mpsc::channel(4);
@@ -69,7 +70,7 @@ impl Admin {
             last.done = Some(end);
             let _ = lines.send(render(&last)).await;
         });
-        Ok(lines_of_json(receiver))
+        Ok(streamed(JSON_LINES, receiver))
     }
 
     async fn fetch(

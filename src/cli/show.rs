@@ -126,7 +126,7 @@ fn registries_table(registries: &[&RegistryState]) -> String {
     let names = registries.iter().flat_map(|one| {
         let accounts = several_accounts(one).iter();
         let indented = accounts.map(|account| 2 + account_name(account).chars().count());
-        indented.chain([one.name.chars().count()])
+        indented.chain([one.configured.name.as_str().chars().count()])
     });
     let width = names.max().unwrap_or(0).max(8);
     let mut text = format!(
@@ -138,7 +138,9 @@ fn registries_table(registries: &[&RegistryState]) -> String {
         let _ = writeln!(
             text,
             "{:<width$}{:>11}{:>11}{left:>12}",
-            one.name, one.requests, one.failures
+            one.configured.name.as_str(),
+            one.requests,
+            one.failures
         );
         for account in several_accounts(one) {
             let left = if account.refused {

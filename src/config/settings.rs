@@ -227,7 +227,8 @@ fn configured_registry(registry: &super::Registry) -> admin::ConfiguredRegistry 
             Visibility::Public => "public",
             Visibility::Rules => "rules",
             Visibility::Caller => "caller",
-        },
+        }
+        .to_owned(),
     }
 }
 

@@ -126,7 +126,7 @@ fn cross_site_requests_are_refused() {
     assert_eq!(fate(&gateway, &image.layer_path(0)), "hit", "nothing went");
     // The error names the fault of the request.
     for (json, words) in [
-        ("", "not understood"),
+        ("", "invalid request body"),
         ("{}", "target"),
         (r#"{"target": "docker.io", "dryrun": true}"#, "dryrun"),
         (r#"{"target": "No Name"}"#, "repository"),

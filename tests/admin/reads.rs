@@ -1,5 +1,7 @@
 //! What the API tells of the cache: repositories, tags, manifests, the configuration, and the history of the traffic.
 
+use serde_json::json;
+
 use super::*;
 
 #[test]
@@ -120,7 +122,7 @@ fn tags_lead_to_platforms_and_layers() {
         &gateway,
         &format!("/api/v1/manifest?{of}&reference={}", image.digest),
     );
-    assert_eq!(by_digest["tags"], serde_json::json!(["latest"]));
+    assert_eq!(by_digest["tags"], json!(["latest"]));
     let command = by_digest["pull_commands"][0]["command"]
         .as_str()
         .expect("a command");
@@ -222,4 +224,45 @@ fn traffic_survives_a_restart() {
     gateway.restart();
     assert_eq!(sum(&gateway, "hour", "requests"), 0);
     assert_eq!(take_aside(&gateway, "traffic.json"), [b"{"]);
+}
+
+/// However many layers the images of an index have, an answer lists a bounded number of blobs.
+#[test]
+fn manifest_lists_a_bounded_number_of_blobs() {
+    use testkit::origin::{MEDIA_INDEX, MEDIA_LAYER, MEDIA_MANIFEST};
+
+    const LAYERS: u64 = 150;
+    let (origin, _, gateway) = scene(1, ANYWHERE);
+    let layer = |image: u64, number: u64| {
+        let digest = testkit::sha256(&(image * LAYERS + number).to_le_bytes());
+        json!({"mediaType": MEDIA_LAYER, "digest": digest, "size": 7})
+    };
+    let images: Vec<Value> = (0..20)
+        .map(|image| {
+            let layers: Vec<Value> = (0..LAYERS).map(|number| layer(image, number)).collect();
+            let manifest =
+                json!({"schemaVersion": 2, "mediaType": MEDIA_MANIFEST, "layers": layers});
+            let bytes = manifest.to_string();
+            let size = bytes.len();
+            let digest = origin.push_manifest("library/app", None, MEDIA_MANIFEST, bytes);
+            json!({"mediaType": MEDIA_MANIFEST, "digest": digest, "size": size})
+        })
+        .collect();
+    let index = json!({"schemaVersion": 2, "mediaType": MEDIA_INDEX, "manifests": images});
+    origin.push_manifest("library/app", Some("many"), MEDIA_INDEX, index.to_string());
+    for image in &images {
+        let digest = image["digest"].as_str().expect("a digest");
+        let path = format!("/v2/library/app/manifests/{digest}");
+        assert_eq!(fetch(&gateway, &path).status(), 200, "{path}");
+    }
+    let tag = "/v2/library/app/manifests/many";
+    assert_eq!(fetch(&gateway, tag).status(), 200);
+    let path = "/api/v1/manifest?registry=docker.io&repository=library/app&reference=many";
+    let told = read(&gateway, path);
+    let listed = told["images"].as_array().expect("images");
+    assert_eq!((listed.len(), &told["images_total"]), (20, &json!(20)));
+    let layers = |image: &Value| image["layers"].as_array().expect("layers").len();
+    assert_eq!(listed.iter().map(layers).sum::<usize>(), 2000);
+    assert_eq!(listed[0]["total_bytes"], 7 * LAYERS);
+    assert_eq!(listed[19]["total_bytes"], Value::Null);
 }

@@ -12,7 +12,8 @@ use super::digest::{Digest, DigestError};
 const MAX_REPOSITORY: usize = 255;
 
 /// The canonical name of a configured registry, such as `docker.io`. Only the configuration makes one.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub struct Registry(Arc<str>);
 
 impl Registry {
@@ -24,6 +25,18 @@ impl Registry {
     /// `docker.io`
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl From<String> for Registry {
+    fn from(name: String) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<Registry> for String {
+    fn from(registry: Registry) -> Self {
+        registry.as_str().to_owned()
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::admin::manifest::{ContentState, Image};
-use crate::admin::report::{BreakerState, RateLimitState};
+use crate::admin::report::{BreakerReport, RateLimitState};
 
 /// The body of `POST /api/v1/explain`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,7 +192,7 @@ pub struct UpstreamPart {
     pub rate_limit_cost: u64,
     pub rate_limit_remaining: Option<u64>,
     pub rate_limit: Option<RateLimitState>,
-    pub breaker: Option<BreakerState>,
+    pub breaker: Option<BreakerReport>,
     /// `None` where sizes are not known.
     pub fetch_bytes: Option<u64>,
     /// Later reads that would fail now.

@@ -11,9 +11,9 @@ use http::StatusCode;
 use hyper::body::Incoming;
 
 use super::api::read;
+use super::disk::{blocking, unreadable};
 use super::error::{Problem, ProblemCode};
 use super::registries::{breaker, rate_limit};
-use super::repositories::{blocking, unreadable};
 use super::time::{rfc3339, rfc3339_of};
 use super::{Admin, target};
 use crate::admin::manifest::ContentState;
@@ -33,7 +33,7 @@ use oci::name::RepositoryName;
 use oci::platform::{Platform, Platforms};
 
 /// The most upstream requests and failures that are listed.
-const LISTED: usize = 200;
+const MAX_LISTED: usize = 200;
 
 impl Admin {
     /// # Errors
@@ -326,7 +326,7 @@ fn upstream_part(content: &ExplainedContent) -> UpstreamPart {
     let fetched: Option<u64> = fetched.map(|request| request.bytes).sum();
     let remaining = health.and_then(|health| health.remaining_pulls.as_ref());
     UpstreamPart {
-        requests: requests.iter().take(LISTED).map(planned).collect(),
+        requests: requests.iter().take(MAX_LISTED).map(planned).collect(),
         incomplete: is_incomplete,
         rate_limit_cost: requests.iter().filter(|one| one.is_counted).count() as u64,
         rate_limit_remaining: remaining.map(|pulls| pulls.remaining),
@@ -354,7 +354,7 @@ fn planned(request: &PlannedRequest) -> UpstreamRequest {
 }
 
 fn failures(pull: &ExplainedPull) -> Vec<FailedRead> {
-    let failures = pull.failures.iter().take(LISTED);
+    let failures = pull.failures.iter().take(MAX_LISTED);
     let failed = failures.map(|(content, error)| FailedRead {
         content: content.clone(),
         status: gateway::status_of(error).as_u16(),
