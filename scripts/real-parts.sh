@@ -5,8 +5,8 @@ set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 
 all=(docker-registry skopeo podman buildah containerd docker.io runc crun uidmap busybox-static
-    faketime iproute2 nginx apache2-utils wrk nghttp2-client jq curl python3 prometheus moto s3s-fs debootstrap
-    debian-root chromium node playwright)
+    faketime iproute2 nginx apache2-utils wrk nghttp2-client jq curl python3 pebble prometheus moto s3s-fs
+    debootstrap debian-root chromium node playwright)
 failed=0
 if (($# == 0)); then
     set -- "${all[@]}"

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::client_url::machine_name;
 use crate::config::{Config, ListenAddress, Tls};
-use gateway::{Authority, AutoTls, ListenerTls, TlsError, TlsSettings, with_files};
+use acme::ManagedCertificates;
+use gateway::{Authority, AutoTls, ListenerTls, TlsError, TlsSettings, with_acme, with_files};
 
 /// The certificates of the listeners.
 pub struct Certificates {
@@ -14,34 +16,46 @@ pub struct Certificates {
     pub authority: Option<Authority>,
     /// The certificate of that authority, shared by these listeners.
     auto: Option<Arc<AutoTls>>,
+    /// The certificates of ACME authorities.
+    managed: ManagedCertificates,
+    keys: PathBuf,
 }
 
 impl Certificates {
-    /// `before` are those of the configuration that this one replaces.
+    /// `before` are those of the configuration that this one replaces. Blocks on the disk.
     pub fn open(config: &Config, before: Option<&Self>) -> Result<Self, TlsError> {
+        let (authority, auto) = Self::own(config, before)?;
+        let ordered = config.all_tls().filter_map(Tls::acme);
+        let before = before.map(|before| &before.managed);
+        Ok(Self {
+            authority,
+            auto,
+            managed: ManagedCertificates::open(ordered, &config.keys, before)?,
+            keys: config.keys.clone(),
+        })
+    }
+
+    /// The gateway's own authority and its certificate, where a listener has it.
+    fn own(
+        config: &Config,
+        before: Option<&Self>,
+    ) -> Result<(Option<Authority>, Option<Arc<AutoTls>>), TlsError> {
         if !config.all_tls().any(Tls::is_auto) {
-            return Ok(Self {
-                authority: None,
-                auto: None,
-            });
+            return Ok((None, None));
         }
         let names = names(config);
         if let Some(Self {
             authority: Some(authority),
             auto: Some(auto),
+            ..
         }) = before
             && *auto.names() == names
         {
-            return Ok(Self {
-                authority: Some(authority.clone()),
-                auto: Some(auto.clone()),
-            });
+            return Ok((Some(authority.clone()), Some(auto.clone())));
         }
         let authority = Authority::open(&config.keys)?;
-        Ok(Self {
-            auto: Some(Arc::new(AutoTls::open(authority.clone(), names)?)),
-            authority: Some(authority),
-        })
+        let auto = AutoTls::open(authority.clone(), names)?;
+        Ok((Some(authority), Some(Arc::new(auto))))
     }
 
     /// Ends the renewal of a certificate that `after` does not use.
@@ -56,6 +70,16 @@ impl Certificates {
         }
     }
 
+    /// What ACME authorities are about to verify.
+    pub fn challenges(&self) -> acme::Challenges {
+        self.managed.challenges().clone()
+    }
+
+    /// Has ACME authorities issue what is due from now on: the listeners that they verify are open.
+    pub fn keep(&self) {
+        self.managed.keep();
+    }
+
     /// The certificate of one listener; `None` for plain HTTP.
     pub fn of(&self, tls: &Tls) -> Result<Option<ListenerTls>, TlsError> {
         match tls.settings() {
@@ -66,6 +90,11 @@ impl Certificates {
                     (auto, _) => auto.clone(),
                 };
                 Ok(auto.map(ListenerTls::Auto))
+            }
+            Some(TlsSettings::Acme(settings)) => {
+                let file = acme::certificate_file(&settings, &self.keys);
+                let current = with_acme(&file, self.challenges())?;
+                Ok(Some(ListenerTls::Files(current)))
             }
             Some(TlsSettings::Files {
                 certificates,

@@ -21,7 +21,7 @@ pub fn client_url(listen: &Listen, bound: Option<u16>, machine: &str) -> Option<
     let host = bracketed(host.map_or(machine, String::as_str));
     let (scheme, own) = match listen.tls {
         Tls::Off => ("http", 80),
-        Tls::Auto { .. } | Tls::Certificates { .. } => ("https", 443),
+        Tls::Auto { .. } | Tls::Acme(_) | Tls::Certificates { .. } => ("https", 443),
     };
     match bound.unwrap_or(*port) {
         0 => None,

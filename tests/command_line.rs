@@ -306,16 +306,36 @@ fn check_warns_of_certificates() {
     certificate("good", now + 60 * day);
     certificate("soon", now + 2 * day);
     certificate("old", now - day);
-    let check = |stem: &str, host: &str| {
-        let tls = format!("{{certificates: [{{certificate: {stem}.pem, key: {stem}.key}}]}}");
+    let check_with = |listeners: &str, host: &str| {
         write(
             "f.yaml",
             &format!(
-                "listen: [{{address: \"unix:a\", tls: {tls}}}]\nregistries: [{{name: a.example, hosts: [\"{host}\"]}}]\n"
+                "listen: [{listeners}]\nregistries: [{{name: a.example, hosts: [\"{host}\"]}}]\n"
             ),
         );
         run(dir.path(), &["check", "-c", "f.yaml"], &[])
     };
+    let files = |stem: &str| {
+        format!(
+            "{{address: \"unix:a\", tls: {{certificates: [{{certificate: {stem}.pem, key: {stem}.key}}]}}}}"
+        )
+    };
+    let check = |stem: &str, host: &str| check_with(&files(stem), host);
+    let ordered = "{address: \"unix:b\", tls: {acme: {hosts: [b.example, c.example]}}}";
+    check_with(ordered, "c.example").assert_good();
+    let both = format!("{}, {ordered}", files("good"));
+    check_with(&both, "b.example").assert_good();
+    check_with(&both, "a.gateway.example").assert_good();
+    for listeners in [ordered, &both] {
+        let told = check_with(listeners, "d.example:443");
+        assert_eq!((told.code, &*told.out), (Some(0), GOOD), "{told:?}");
+        let words = "warning: f.yaml:2:40: no certificate of the listeners is for \"d.example\"";
+        assert!(told.err.starts_with(words), "{told:?}");
+    }
+    assert!(
+        !dir.path().join("var").exists(),
+        "nothing is ordered or written"
+    );
     for host in ["a.gateway.example", "a.gateway.example:5000"] {
         check("good", host).assert_good();
     }

@@ -1,5 +1,6 @@
 //! Certificates, connections and their limits, start and shutdown of the real binary.
 
+mod acme;
 mod certificates;
 mod client_ca;
 mod connections;

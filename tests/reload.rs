@@ -46,7 +46,7 @@ impl Scene {
 
 /// The gateway has applied the new configuration.
 #[track_caller]
-fn applied(output: &Output) {
+pub fn applied(output: &Output) {
     let (out, err) = texts(output);
     assert!(output.status.success(), "{out}{err}");
     assert_eq!(out, "reloaded CONFIG\n");
@@ -54,7 +54,7 @@ fn applied(output: &Output) {
 
 /// The gateway has refused the new configuration; returns what it says.
 #[track_caller]
-fn refused(output: &Output) -> String {
+pub fn refused(output: &Output) -> String {
     let (out, err) = texts(output);
     assert_eq!(output.status.code(), Some(78), "{out}{err}");
     assert_eq!(out, "");

@@ -162,7 +162,7 @@ fn configured(config: &Config, arguments: &SetupArguments) -> Result<Gateway, Co
     gateway.ca = match (&arguments.ca, &listen.tls) {
         (Some(path), _) => Some(read_ca(path)?),
         (None, Tls::Auto { .. }) => Some(read_ca(&config.keys.join("ca.pem"))?),
-        (None, Tls::Off | Tls::Certificates { .. }) => None,
+        (None, Tls::Off | Tls::Acme(_) | Tls::Certificates { .. }) => None,
     };
     Ok(gateway)
 }

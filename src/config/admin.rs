@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::address::ListenAddress;
 use super::fault::Report;
 use super::keys::{mapping, path};
-use super::listen::{TLS, Tls, tls};
 use super::reference::{Absent, Key, Kind};
+use super::tls::{TLS, Tls, tls};
 use super::tree::Node;
 
 /// The keys of `admin`.

@@ -1,17 +1,15 @@
 //! `listen`: the listeners of the data plane.
 
-use std::path::{Path, PathBuf};
-
 use super::address::ListenAddress;
 use super::fault::Report;
 use super::host::HUB;
-use super::keys::{Keys, list, mapping, path, refuse_empty, text, value};
+use super::keys::{Keys, list, mapping, refuse_empty, text, value};
 use super::origin::Origin;
 use super::reference::{Absent, Key, Kind};
 use super::registry::Registry;
-use super::tree::{Node, Value};
+use super::tls::{TLS, Tls, tls};
+use super::tree::Node;
 use super::units::{Parsed, boolean};
-use gateway::CertificateFiles;
 use oci::network::{Network, NetworkError};
 use oci::proxy_protocol::Versions;
 use runtime::SocketPermissions;
@@ -74,38 +72,6 @@ pub(super) const LISTENER: &[Key] = &[
     ),
 ];
 
-/// The keys of `listen[].tls`.
-pub(super) const TLS: &[Key] = &[
-    Key::new(
-        "certificates",
-        Kind::Items(CERTIFICATE),
-        Absent::Required,
-        "Chosen by SNI; the first is the default. Reloaded when the files change. With `client_ca` alone they are the gateway's own, as with `auto`.",
-    ),
-    Key::new(
-        "client_ca",
-        Kind::Scalar("path"),
-        Absent::Nothing,
-        "PEM file of CAs. If set, a client certificate issued by one of them is required; its common name is a user of the rules, `cert:NAME`. Reloaded likewise.",
-    ),
-];
-
-/// The keys of a certificate.
-pub(super) const CERTIFICATE: &[Key] = &[
-    Key::new(
-        "certificate",
-        Kind::Scalar("path"),
-        Absent::Required,
-        "PEM file of the chain, with the leaf first.",
-    ),
-    Key::new(
-        "key",
-        Kind::Scalar("path"),
-        Absent::Required,
-        "PEM file of the private key.",
-    ),
-];
-
 /// One listener of the data plane.
 #[derive(Debug, Clone)]
 pub struct Listen {
@@ -125,43 +91,6 @@ pub struct Listen {
     pub proxy_protocol: Option<Versions>,
     /// Those of a socket file; none for TCP.
     pub permissions: SocketPermissions,
-}
-
-/// The TLS settings of a listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Tls {
-    /// Plain HTTP.
-    Off,
-    /// A certificate of the gateway's own CA, created at the first start.
-    Auto {
-        /// As for files.
-        client_ca: Option<PathBuf>,
-    },
-    /// Certificates from files, reloaded when the files change.
-    Certificates {
-        /// At least one. Selected by SNI; the first is the default.
-        certificates: Vec<CertificateFiles>,
-        /// PEM file of CAs; if given, clients need a certificate of one of them. Reloaded likewise.
-        client_ca: Option<PathBuf>,
-    },
-}
-
-impl Tls {
-    /// A certificate of the gateway's own CA; clients need none.
-    pub const AUTO: Self = Self::Auto { client_ca: None };
-
-    /// Whether the certificate is the gateway's own CA's.
-    pub fn is_auto(&self) -> bool {
-        matches!(self, Self::Auto { .. })
-    }
-
-    /// The CAs of the clients' certificates; `None`: clients need none.
-    pub fn client_ca(&self) -> Option<&Path> {
-        match self {
-            Self::Off => None,
-            Self::Auto { client_ca } | Self::Certificates { client_ca, .. } => client_ca.as_deref(),
-        }
-    }
 }
 
 pub(super) fn listeners(keys: &mut Keys<'_, '_>) -> Option<Vec<Listen>> {
@@ -266,44 +195,6 @@ fn trusted_proxies(keys: &mut Keys<'_, '_>) -> Vec<Network> {
     networks.unwrap_or_default().into_iter().flatten().collect()
 }
 
-pub(super) fn tls(node: &Node, report: &mut Report) -> Tls {
-    if let Value::Text(_) = node.value {
-        let word = |text: &str| match text {
-            "auto" => Ok(Tls::AUTO),
-            "off" | "false" => Ok(Tls::Off),
-            _ => Err("is no way to do TLS; write auto, off, or certificates below it".to_owned()),
-        };
-        return value(node, word, report).unwrap_or(Tls::AUTO);
-    }
-    mapping(node, TLS, report, |keys| {
-        const EXAMPLE: &str = "[{certificate: chain.pem, key: key.pem}]";
-        let client_ca = keys.value("client_ca", path);
-        if node.is_set("client_ca") && !node.is_set("certificates") {
-            keys.node("certificates");
-            return Tls::Auto { client_ca };
-        }
-        let files = keys.required_node("certificates", EXAMPLE);
-        if let Some(files) = files {
-            refuse_empty(files, "certificates", EXAMPLE, keys.report);
-        }
-        Tls::Certificates {
-            certificates: files
-                .and_then(|files| list(files, certificate_files, keys.report))
-                .unwrap_or_default(),
-            client_ca,
-        }
-    })
-}
-
-fn certificate_files(node: &Node, report: &mut Report) -> CertificateFiles {
-    mapping(node, CERTIFICATE, report, |keys| CertificateFiles {
-        certificate: keys
-            .required("certificate", "chain.pem", path)
-            .unwrap_or_default(),
-        key: keys.required("key", "key.pem", path).unwrap_or_default(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use crate::config::tests::assert_faults;
@@ -355,34 +246,6 @@ mod tests {
                     "1:20: expected a single value here, not a list; write one word, in quotes if need be",
                 ],
             ),
-            (
-                r#"listen: [{address: ":1", tls: on}]"#,
-                &[r#"1:31: "on" is no way to do TLS; write auto, off, or certificates below it"#],
-            ),
-            (
-                r#"listen: [{address: ":1", tls: {}}]"#,
-                &[
-                    "1:31: certificates is missing here; write `certificates: [{certificate: chain.pem, key: key.pem}]`",
-                ],
-            ),
-            (
-                r#"listen: [{address: ":1", tls: {certificates: []}}]"#,
-                &[
-                    "1:46: certificates is empty; write `certificates: [{certificate: chain.pem, key: key.pem}]`",
-                ],
-            ),
-            (
-                "listen:\n  - address: \":1\"\n    tls:\n      certificates:\n        - {certificate: a.pem}\n        - {key: b.pem}",
-                &[
-                    "5:11: key is missing here; write `key: key.pem`",
-                    "6:11: certificate is missing here; write `certificate: chain.pem`",
-                ],
-            ),
-            (
-                r#"listen: [{address: ":1", tls: [auto]}]"#,
-                &["1:31: expected keys and values here, not a list; write `certificates: …`"],
-            ),
-            (r#"listen: [{address: ":1", tls: {client_ca: c}}]"#, &[]),
             (
                 r#"listen: [{address: ":1", read_only: yes}]"#,
                 &[r#"1:37: "yes" is neither true nor false; write one of them"#],

@@ -270,6 +270,7 @@ impl Tls {
             Self::Auto { client_ca } => Some(gateway::TlsSettings::Auto {
                 client_ca: client_ca.clone(),
             }),
+            Self::Acme(settings) => Some(gateway::TlsSettings::Acme(settings.clone())),
             Self::Certificates {
                 certificates,
                 client_ca,

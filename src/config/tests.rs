@@ -169,6 +169,7 @@ listen:
       client_ca: certs/clients.pem
     trusted_proxies: ["10.0.0.0/8"]
     proxy_protocol: any
+  - {address: ":444", tls: {acme: {directory: "https://acme-v02.api.letsencrypt.org/directory", email: ops@example.com, hosts: [registry.example.com]}}}
   - {address: "unix:run/roadstead.sock", mode: "0660", group: www-data}
 admin:
   address: "127.0.0.1:5002"
@@ -244,7 +245,12 @@ fn the_whole_contract_is_read() {
         client_ca: Some("certs/clients.pem".into()),
     };
     assert_eq!(public.tls, tls);
-    let socket = &config.listen[3].permissions;
+    let Tls::Acme(acme) = &config.listen[3].tls else {
+        panic!("{:?}", config.listen[3]);
+    };
+    assert_eq!(acme.email.as_deref(), Some("ops@example.com"));
+    assert!(acme.hosts.contains("registry.example.com"));
+    let socket = &config.listen[4].permissions;
     assert_eq!(
         (socket.mode, socket.group.as_deref()),
         (Some(0o660), Some("www-data"))

@@ -131,6 +131,7 @@ impl Parts {
             history: outliving.history,
             events: outliving.events,
             admission: outliving.admission,
+            challenges: self.certificates.challenges(),
             form_timeout: config.limits.header_timeout,
             table: config.routing_table(),
             policy: config.policy(),

@@ -168,6 +168,7 @@ impl Running {
         self.change_recording(recording).await;
         self.certificates.make_way(&parts.certificates);
         self.certificates = parts.certificates;
+        self.certificates.keep();
         self.state = state;
         self.config = config;
         for listener in removed {

@@ -74,6 +74,7 @@ impl Running {
         let (bounds, admin_bounds) = open_sockets(&config).await?;
         announce(&config, &bounds, &admin_bounds, &parts.certificates, &store);
         let listeners = start_listeners(&config, &state, &server, &mut parts, bounds);
+        parts.certificates.keep();
         let draining = watch::Sender::new(false);
         let configured = configured(&config, &state, &mut parts, &listeners);
         let history = state.history.clone();

@@ -30,11 +30,14 @@ impl Gateway {
                 .request(session.client(), context.started)?,
         );
         let parts = RequestParts::of(session.req_header())?;
-        let route = match route(&self.state.table, &self.listener, parts)? {
-            Route::V1(route) => return Ok(Box::pin(self.v1(session, route, context)).await?),
-            Route::Token => return Box::pin(self.token(session, &context.options)).await,
-            Route::Peer(digest) => return Box::pin(self.peer(session, context, &digest)).await,
-            route => route,
+        let route = match route(&self.state.table, &self.listener, parts) {
+            Ok(Route::V1(route)) => return Ok(Box::pin(self.v1(session, route, context)).await?),
+            Ok(Route::Token) => return Box::pin(self.token(session, &context.options)).await,
+            Ok(Route::Peer(digest)) => return Box::pin(self.peer(session, context, &digest)).await,
+            Ok(route) => route,
+            Err(refused) => {
+                return Box::pin(self.unrouted(session, &context.options, refused)).await;
+            }
         };
         context.login = self.log_in(session, &route).await?;
         // The most frequent request takes the shortest path.

@@ -62,6 +62,14 @@ impl ClientStream {
         }
     }
 
+    /// Whether the client is an ACME authority that verifies a host (RFC 8737), and wants nothing but the handshake.
+    pub fn is_challenge(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(acme::ALPN),
+        }
+    }
+
     /// The address and port of the client; `None` for a Unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.socket().peer()

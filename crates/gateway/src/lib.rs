@@ -9,6 +9,7 @@
 )]
 
 mod access_log;
+mod acme_challenge;
 mod admission;
 mod answer;
 mod cache_control;
@@ -81,7 +82,7 @@ pub use resolver::{ChosenBy, NameContext, RegistryEntry, ResolveError, Resolver}
 pub use server::{Server, ServerSettings, Service};
 pub use table::{Listener, RoutingTable};
 pub use tls::{
-    Authority, AutoTls, CertificateFiles, ListenerTls, TlsError, TlsSettings, with_files,
+    Authority, AutoTls, CertificateFiles, ListenerTls, TlsError, TlsSettings, with_acme, with_files,
 };
 pub use tls::{Certificate, check_authorities};
 
@@ -112,6 +113,8 @@ pub struct AppState {
     pub events: Option<Events>,
     /// Limits the requests in flight.
     pub admission: Arc<Admission>,
+    /// What ACME authorities are about to verify.
+    pub challenges: acme::Challenges,
     /// The time limit for the form of a `POST /token`.
     pub form_timeout: Duration,
     /// How long a transfer may make no progress.

@@ -298,7 +298,9 @@ impl ListenerContext {
         let Some(stream) = secure(service.seen.tls.as_ref(), socket, deadline).await else {
             return;
         };
-        if stream.is_http2() {
+        if stream.is_challenge() {
+            // Its certificate was the answer.
+        } else if stream.is_http2() {
             self.http2(stream, service, deadline, &place).await;
         } else {
             self.http1(stream, service, deadline).await;

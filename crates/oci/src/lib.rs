@@ -38,6 +38,7 @@ pub mod query;
 pub mod range;
 pub mod rate_limit;
 pub mod references;
+pub mod retry_after;
 pub mod schema1;
 pub mod storage;
 pub mod v1;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 /// The mode of the folder.
 const PRIVATE: u32 = 0o700;
 /// The files that the gateway makes there.
-const OURS: [&str; 6] = [
+const OURS: [&str; 7] = [
+    "acme",
     "ca.pem",
     "ca.key",
     "leaf.pem",
@@ -17,7 +18,7 @@ const OURS: [&str; 6] = [
     "admin.sock",
 ];
 /// The first of them in a folder that was made before.
-const KEYS: [&str; 2] = ["ca.key", "token.key"];
+const KEYS: [&str; 3] = ["ca.key", "token.key", "acme"];
 /// How many other files a message lists.
 const LISTED: usize = 3;
 
@@ -134,6 +135,8 @@ mod tests {
             (0o755, "ca.new leaf.new .token.key.17.tmp lost+found", ""),
             (0o755, "ca.key notes", "notes"),
             (0o700, "ca.key notes", ""),
+            (0o755, "acme", ""),
+            (0o700, "acme notes", ""),
             (0o700, "notes", "notes"),
             (0o700, "ca.pem notes", "notes"),
             (0o755, "e d c b a", "a b c …"),

@@ -5,7 +5,7 @@
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::super::credentials::account_nodes;
 use super::super::fault::{Report, shown};
@@ -16,8 +16,6 @@ use runtime::keys_folder::{self, KeysFolderError};
 
 /// The largest password file that is read, in bytes.
 const PASSWORD_BYTES: u64 = 64 << 10;
-/// A certificate that expires sooner than this is reported.
-const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// Reports every file that cannot be read or used, certificates that expire soon, and `hosts` that none covers.
 pub fn check(config: &Config, tree: &Node, now: SystemTime, report: &mut Report) {
@@ -62,8 +60,19 @@ pub fn check(config: &Config, tree: &Node, now: SystemTime, report: &mut Report)
         authorities(ca, node, report);
     }
     let has_own = config.listen.iter().any(|listener| listener.tls.is_auto());
-    if let Some(certificates) = certificates.filter(|all| !all.is_empty() && !has_own) {
-        hosts(config, &certificates, nodes, report);
+    let ordered = config
+        .listen
+        .iter()
+        .filter_map(|listener| listener.tls.acme());
+    let ordered: Vec<&str> = ordered
+        .flat_map(|acme| &acme.hosts)
+        .map(String::as_str)
+        .collect();
+    let has_any = |read: &Vec<Certificate>| !read.is_empty() || !ordered.is_empty();
+    if let Some(certificates) = certificates.filter(|read| has_any(read) && !has_own) {
+        let covers =
+            |name: &str| ordered.contains(&name) || certificates.iter().any(|one| one.covers(name));
+        hosts(config, covers, nodes, report);
     }
 }
 
@@ -72,7 +81,8 @@ fn keys(config: &Config, tree: &Node, report: &mut Report) {
     let access = config.access.as_ref();
     let signs =
         access.is_some_and(|access| access.htpasswd.is_some() && access.token_key.is_none());
-    if !signs && !config.all_tls().any(Tls::is_auto) {
+    let saves = |tls: &Tls| tls.is_auto() || tls.acme().is_some();
+    if !signs && !config.all_tls().any(saves) {
         return;
     }
     let at = tree.near("keys").at;
@@ -128,21 +138,14 @@ fn expiry(
     now: SystemTime,
     report: &mut Report,
 ) {
-    let Some(end) = certificate.expires_at() else {
-        return;
-    };
     let path = path.display();
-    match end.duration_since(now) {
-        Err(_) => report.warn(
-            node.at,
-            format!("the certificate in {path} has expired; renew it"),
-        ),
-        Ok(left) if left < SOON => {
-            let hours = left.as_secs() / 3600;
-            let message = format!("the certificate in {path} expires in {hours} hours; renew it");
-            report.warn(node.at, message);
-        }
-        Ok(_) => {}
+    if certificate.expires_at().is_some_and(|end| end <= now) {
+        let message = format!("the certificate in {path} has expired; renew it");
+        report.warn(node.at, message);
+    } else if let Some(left) = certificate.expires_soon(now) {
+        let hours = left.as_secs() / 3600;
+        let message = format!("the certificate in {path} expires in {hours} hours; renew it");
+        report.warn(node.at, message);
     }
 }
 
@@ -197,20 +200,17 @@ fn unreadable(
 }
 
 /// Reports `hosts` that no certificate of the listeners covers.
-fn hosts(config: &Config, certificates: &[Certificate], nodes: &Node, report: &mut Report) {
+fn hosts(config: &Config, covers: impl Fn(&str) -> bool, nodes: &Node, report: &mut Report) {
     for (index, registry) in config.registries.iter().enumerate() {
         for (item, host) in registry.hosts.iter().enumerate() {
             let Some((name, _)) = oci::authority::parse(host) else {
                 continue;
             };
-            if certificates
-                .iter()
-                .any(|certificate| certificate.covers(&name))
-            {
+            if covers(&name) {
                 continue;
             }
             let message = format!("no certificate of the listeners is for {}", shown(&name));
-            let write = "clients will refuse the connection; add one that names it to listen[].tls.certificates";
+            let write = "clients will refuse the connection; add one that names it to listen[].tls.certificates, or the name to acme.hosts";
             let at = nodes.item(index).near("hosts").item(item).at;
             report.warn(at, format!("{message}: {write}"));
         }

@@ -17,6 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use super::validity::end_of;
 use super::{CertificateFiles, TlsError, chain, load, read};
 use runtime::keys_folder;
 
@@ -188,17 +189,6 @@ pub(super) fn is_usable(
         .filter_map(san_text)
         .collect();
     leaf_names == *names && end_of(&leaf) > now + RENEW_BEFORE
-}
-
-/// When a certificate expires; `None` if it cannot be parsed.
-pub(super) fn expires_at(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    Some(end_of(&certificate))
-}
-
-fn end_of(certificate: &X509Certificate<'_>) -> SystemTime {
-    let end = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
-    SystemTime::UNIX_EPOCH + Duration::from_secs(end)
 }
 
 fn san_text(name: &GeneralName<'_>) -> Option<String> {

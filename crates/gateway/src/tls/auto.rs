@@ -139,7 +139,7 @@ impl AutoTls {
         let client_ca = current.client_ca.clone();
         let verifier = client_ca.clone();
         let issuing = tokio::task::spawn_blocking(move || {
-            server_config(vec![authority.issue(&names, now)?], verifier)
+            server_config(vec![authority.issue(&names, now)?], verifier, None)
         });
         let config = match issuing.await.ok()? {
             Ok(config) => config,

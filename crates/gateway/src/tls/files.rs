@@ -18,7 +18,10 @@ use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::watch;
 
-use super::authority::{Authority, expires_at, is_usable};
+use acme::Challenges;
+
+use super::authority::{Authority, is_usable};
+use super::validity::expires_soon;
 use super::{CertificateFiles, TlsError, chain, load};
 use runtime::reload::{self, Reloaded};
 use telemetry::alerts::{self, AlertKind};
@@ -38,9 +41,8 @@ pub struct HandshakeConfig {
 /// The interval between attempts to renew our certificate.
 const RETRY_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// The interval between checks whether the operator's certificates expire soon, and how soon that is.
+/// The interval between checks whether the operator's certificates expire soon.
 const CHECK_INTERVAL: Duration = Duration::from_secs(3600);
-const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// TLS with the operator's files, at least one pair: the first is the default, the others are selected by SNI. With
 /// `client_ca`, a client certificate of one of its CAs is required. All files are reloaded when they change.
@@ -54,7 +56,35 @@ pub fn with_files(
     certificates: &[CertificateFiles],
     client_ca: Option<&Path>,
 ) -> Result<CurrentTls, TlsError> {
-    let mut listener = ListenerFiles::open(certificates, client_ca)?;
+    keep(ListenerFiles::open(certificates, client_ca)?, certificates)
+}
+
+/// TLS with the certificate of an ACME authority, which is reloaded when it was renewed. The authority's own connections get
+/// the certificates of `challenges`.
+///
+/// # Errors
+/// [`TlsError`] if the file cannot be read.
+///
+/// # Panics
+/// Outside a Tokio runtime.
+pub fn with_acme(file: &Path, challenges: Challenges) -> Result<CurrentTls, TlsError> {
+    // One file, so that a renewed certificate never meets the key of another.
+    let certificates = [CertificateFiles {
+        certificate: file.to_owned(),
+        key: file.to_owned(),
+    }];
+    let listener = ListenerFiles {
+        challenges: Some(challenges),
+        ..ListenerFiles::open(&certificates, None)?
+    };
+    keep(listener, &certificates)
+}
+
+/// Reloads the files when they change, and alerts of certificates that expire soon.
+fn keep(
+    mut listener: ListenerFiles,
+    certificates: &[CertificateFiles],
+) -> Result<CurrentTls, TlsError> {
     let (sender, current) = watch::channel(listener.config()?);
     let files: Vec<PathBuf> = certificates
         .iter()
@@ -120,12 +150,15 @@ pub(super) fn with_authority(
 struct ListenerFiles {
     certificates: Vec<Reloaded<Arc<CertifiedKey>, TlsError>>,
     client_ca: Option<Reloaded<Arc<dyn ClientCertVerifier>, TlsError>>,
+    /// The challenges of the ACME authority that issues the certificate.
+    challenges: Option<Challenges>,
 }
 
 impl ListenerFiles {
     fn open(certificates: &[CertificateFiles], client_ca: Option<&Path>) -> Result<Self, TlsError> {
         let pair = |files: &CertificateFiles| {
-            let paths = vec![files.certificate.clone(), files.key.clone()];
+            let mut paths = vec![files.certificate.clone(), files.key.clone()];
+            paths.dedup();
             let files = files.clone();
             // Each pair by itself, so that a broken one does not prevent the others from being reloaded.
             Reloaded::open(paths, move || load(&files))
@@ -137,6 +170,7 @@ impl ListenerFiles {
         Ok(Self {
             certificates: certificates.iter().map(pair).collect::<Result<_, _>>()?,
             client_ca: client_ca.map(authorities).transpose()?,
+            challenges: None,
         })
     }
 
@@ -148,11 +182,8 @@ impl ListenerFiles {
     /// Alerts the operator of certificates that expire soon. `files` are their files.
     fn alert_of_expiry(&self, files: &[PathBuf], now: SystemTime) {
         for (pair, file) in self.certificates.iter().zip(files) {
-            let expires = pair.value().cert.first().and_then(expires_at);
-            let Some(left) = expires.map(|end| end.duration_since(now).unwrap_or_default()) else {
-                continue;
-            };
-            if left < SOON {
+            let leaf = pair.value().cert.first();
+            if let Some(left) = leaf.and_then(|leaf| expires_soon(leaf, now)) {
                 let (file, hours) = (file.display().to_string(), left.as_secs() / 3600);
                 tracing::warn!(file, hours, "a certificate expires soon");
                 let message = format!("the certificate expires in {hours} hours");
@@ -185,7 +216,11 @@ impl ListenerFiles {
         let client_ca = self.client_ca.as_ref();
         let client_ca = client_ca.map(|verifier| verifier.value().clone());
         Ok(HandshakeConfig {
-            config: server_config(certificates.collect(), client_ca.clone())?,
+            config: server_config(
+                certificates.collect(),
+                client_ca.clone(),
+                self.challenges.clone(),
+            )?,
             client_ca,
         })
     }
@@ -196,14 +231,22 @@ impl ListenerFiles {
 pub(super) fn server_config(
     certificates: Vec<Arc<CertifiedKey>>,
     client_ca: Option<Arc<dyn ClientCertVerifier>>,
+    challenges: Option<Challenges>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = ServerConfig::builder();
     let builder = match client_ca {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(BySni { certificates }));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let mut protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if challenges.is_some() {
+        protocols.push(acme::ALPN.to_vec());
+    }
+    let mut config = builder.with_cert_resolver(Arc::new(BySni {
+        certificates,
+        challenges,
+    }));
+    config.alpn_protocols = protocols;
     // Its keys are its own: tickets from before a change or of another listener are rejected.
     config.ticketer = Ticketer::new()?;
     Ok(Arc::new(config))
@@ -227,10 +270,18 @@ pub(super) fn client_verifier(path: &Path) -> Result<Arc<dyn ClientCertVerifier>
 #[derive(Debug)]
 struct BySni {
     certificates: Vec<Arc<CertifiedKey>>,
+    challenges: Option<Challenges>,
 }
 
 impl ResolvesServerCert for BySni {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let mut protocols = hello.alpn().into_iter().flatten();
+        if let Some(challenges) = &self.challenges
+            && protocols.any(|protocol| protocol == acme::ALPN)
+        {
+            // Without a challenge the handshake fails.
+            return challenges.certificate(hello.server_name()?);
+        }
         let server_name = hello
             .server_name()
             .and_then(|name| rustls::pki_types::ServerName::try_from(name).ok());

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::ServerName;
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 
-use super::authority::expires_at;
 use super::files::client_verifier;
+use super::validity::{expires_at, expires_soon};
 use super::{CertificateFiles, TlsError, load};
 
 /// A certificate with its key.
@@ -39,6 +39,11 @@ impl Certificate {
     /// When it expires.
     pub fn expires_at(&self) -> Option<SystemTime> {
         expires_at(self.0.cert.first()?)
+    }
+
+    /// How long it is valid, if it should have been renewed.
+    pub fn expires_soon(&self, now: SystemTime) -> Option<Duration> {
+        expires_soon(self.0.cert.first()?, now)
     }
 }
 

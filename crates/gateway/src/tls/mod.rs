@@ -6,6 +6,7 @@ mod client_certificate;
 mod files;
 mod inspect;
 mod listener;
+mod validity;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use rustls::sign::CertifiedKey;
 pub use authority::Authority;
 pub use auto::AutoTls;
 pub use client_certificate::certificate_user;
-pub use files::with_files;
+pub use files::{with_acme, with_files};
 pub use inspect::{Certificate, check_authorities};
 pub use listener::ListenerTls;
 
@@ -49,6 +50,8 @@ pub enum TlsSettings {
         /// PEM file of CAs; if set, clients must present a certificate of one of them.
         client_ca: Option<PathBuf>,
     },
+    /// An ACME authority.
+    Acme(acme::Settings),
 }
 
 /// Why TLS cannot be set up. The operator can fix each cause.
@@ -97,6 +100,9 @@ pub enum TlsError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The certificate of an ACME authority cannot be kept.
+    #[error(transparent)]
+    Acme(#[from] acme::AcmeError),
     /// Our own CA failed to sign.
     #[error("cannot issue a certificate: {0}")]
     Issue(#[from] rcgen::Error),
