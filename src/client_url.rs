@@ -4,8 +4,8 @@ use crate::config::{Listen, ListenAddress, Tls};
 use oci::authority::bracketed;
 
 /// The URL for clients of a listener, with the port only where it is not the scheme's own; `None` for a socket file without
-/// `public_url`, and for a port that is not known. On all addresses it names the machine. `bound` is the port that the system
-/// chose for port 0.
+/// `public_url`, and for a port that is not known. On all addresses it names the machine, and with a certificate of an ACME
+/// authority one of its hosts. `bound` is the port that the system chose for port 0.
 pub fn client_url(listen: &Listen, bound: Option<u16>, machine: &str) -> Option<String> {
     if let Some(url) = &listen.public_url {
         return Some(url.to_string());
@@ -17,8 +17,9 @@ pub fn client_url(listen: &Listen, bound: Option<u16>, machine: &str) -> Option<
         let address: Result<std::net::IpAddr, _> = host.parse();
         address.is_ok_and(|address| address.is_unspecified())
     };
-    let host = host.as_ref().filter(|host| !is_everywhere(host));
-    let host = bracketed(host.map_or(machine, String::as_str));
+    let certified = listen.tls.acme().and_then(|acme| acme.hosts.first());
+    let listened = host.as_ref().filter(|host| !is_everywhere(host));
+    let host = bracketed(certified.or(listened).map_or(machine, String::as_str));
     let (scheme, own) = match listen.tls {
         Tls::Off => ("http", 80),
         Tls::Auto { .. } | Tls::Acme(_) | Tls::Certificates { .. } => ("https", 443),
@@ -86,6 +87,16 @@ mod tests {
                 Some("https://127.0.0.1:7"),
             ),
             (r#"{address: "127.0.0.1:0"}"#, None, None),
+            (
+                r#"{address: ":443", tls: {acme: {hosts: [r.example, q.example]}}}"#,
+                None,
+                Some("https://q.example"),
+            ),
+            (
+                r#"{address: "10.0.0.7:8443", tls: {acme: {hosts: [r.example]}}}"#,
+                None,
+                Some("https://r.example:8443"),
+            ),
             (r#"{address: "unix:a", tls: off}"#, None, None),
             (
                 r#"{address: "unix:a", tls: off, public_url: "https://r.example"}"#,

@@ -72,7 +72,13 @@ impl Running {
         let workers = Workers::start(std::thread::available_parallelism().map_or(1, usize::from))?;
         let server = Server::new(config.limits.connections, shares.clone(), workers);
         let (bounds, admin_bounds) = open_sockets(&config).await?;
-        announce(&config, &bounds, &admin_bounds, &parts.certificates, &store);
+        announce(
+            &config,
+            &bounds,
+            &admin_bounds,
+            &parts.certificates,
+            store.is_new(),
+        );
         let listeners = start_listeners(&config, &state, &server, &mut parts, bounds);
         parts.certificates.keep();
         let draining = watch::Sender::new(false);
@@ -164,7 +170,7 @@ fn announce(
     bounds: &[Bound],
     admin_bounds: &[(AdminPlace, Bound)],
     certificates: &Certificates,
-    store: &Store,
+    store_is_new: bool,
 ) {
     let configured = admin_bounds
         .iter()
@@ -178,7 +184,7 @@ fn announce(
         admin_listeners: &admin_listeners,
         client_urls: &client_urls(config, &urls),
         authority: certificates.authority.as_ref(),
-        store,
+        store_is_new,
         config,
     });
 }

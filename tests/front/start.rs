@@ -123,6 +123,31 @@ fn start_prints_urls_that_clients_can_use() {
     assert!(proxied.contains(command), "{proxied}");
 }
 
+/// Clients need no port for port 443. An address of its own is used, since others may listen on that port as well.
+#[test]
+fn start_on_port_443_prints_urls_without_a_port() {
+    let address = std::net::SocketAddr::new(testkit::private_address().ip(), 443);
+    if std::net::TcpListener::bind(address).is_err() {
+        // This user may not listen there.
+        return;
+    }
+    let yaml = format!(
+        "listen: [{{address: \"{address}\"}}]\nadmin: {{address: off}}\nregistries: [docker.io]\n"
+    );
+    let (_process, printed, dir) = start(&yaml, "");
+    let host = address.ip();
+    assert!(
+        printed.starts_with(&format!("listening on https://{host}:443\n")),
+        "{printed}"
+    );
+    let command =
+        format!("roadstead setup containerd --write --gateway https://{host} --ca-fingerprint ");
+    assert!(printed.contains(&command), "{printed}");
+    let ca = dir.path().join("var/keys/ca.pem");
+    let reply = http::get(&format!("https://{host}:443"), Some(&ca), "/v2/");
+    assert_eq!(reply.status(), 200);
+}
+
 /// A CA or store that was there before is not announced.
 #[test]
 fn new_ca_and_store_are_announced() {
