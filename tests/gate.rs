@@ -15,7 +15,7 @@ mod pushes;
 mod real;
 mod report;
 mod signatures;
-mod signer;
+pub mod signer;
 mod young_tags;
 
 use std::path::PathBuf;

@@ -2,6 +2,7 @@
 //! those are gone, and `roadstead migrate` pushes the images of a v1 registry to a v2 one.
 
 mod distribution;
+mod gate;
 #[cfg(feature = "v1")]
 mod migrate;
 #[cfg(feature = "v1")]

@@ -1,7 +1,10 @@
 //! Reloads: the configuration changes while the gateway serves.
 
+mod limits;
 mod listeners;
 mod registries;
+#[cfg(feature = "v1")]
+mod v1;
 
 use std::process::Output;
 

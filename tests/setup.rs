@@ -74,41 +74,48 @@ fn gateway() -> (Gateway, String, String) {
 fn every_client_is_set_up_checked_and_undone() {
     let (_gateway, url, fingerprint) = gateway();
     let authority = url.trim_start_matches("https://");
-    for (client, path, words) in [
+    for (client, path, words, restart) in [
         (
             "docker",
             "etc/docker/daemon.json",
             format!("\"registry-mirrors\": [\"{url}\"]"),
+            "systemctl reload docker",
         ),
         (
             "containerd",
             "etc/containerd/certs.d/ghcr.io/hosts.toml",
             format!("[host.\"{url}\"]"),
+            "systemctl restart containerd",
         ),
         (
             "containerd",
             "etc/containerd/config.toml",
             "config_path = \"/etc/containerd/certs.d\"".to_owned(),
+            "systemctl restart containerd",
         ),
         (
             "podman",
             "etc/containers/registries.conf.d/roadstead.conf",
             format!("location = \"{authority}/ghcr.io\""),
+            "nothing: Podman",
         ),
         (
             "crio",
             "etc/containers/registries.conf.d/roadstead.conf",
             format!("location = \"{authority}/docker.io\""),
+            "systemctl reload crio",
         ),
         (
             "buildkit",
             "etc/buildkit/buildkitd.toml",
             format!("mirrors = [\"{authority}\"]"),
+            "systemctl restart buildkit",
         ),
         (
             "k3s",
             "etc/rancher/k3s/registries.yaml",
             format!("- \"{url}\""),
+            "systemctl restart k3s",
         ),
     ] {
         let dir = temp_dir();
@@ -131,7 +138,7 @@ fn every_client_is_set_up_checked_and_undone() {
         );
         let trusted = format!("{url} is trusted and serves docker.io, ghcr.io\n");
         assert!(written.contains(&trusted), "{written}");
-        assert!(written.contains("\nnow: "), "{written}");
+        assert!(written.contains(&format!("\nnow: {restart}")), "{written}");
         assert!(process::read_lossy(&root.join(path)).contains(&words));
         let after = files(root);
         let again = good(&setup(root, &format!("{gateway} --write")));

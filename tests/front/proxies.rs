@@ -10,7 +10,7 @@ use crate::request_ids::logged;
 use testkit::gateway::Gateway;
 use testkit::http::{Connect, Raw, Reply, Web};
 use testkit::image::random;
-use testkit::origin::{Image, Origin};
+use testkit::origin::{Fault, Image, Origin};
 use testkit::tls::client_config;
 use testkit::{SOON, basic, eventually, until};
 
@@ -26,7 +26,7 @@ const LISTEN: &str = "listen:
 ";
 
 struct Scene {
-    _origin: Origin,
+    origin: Origin,
     image: Image,
     gateway: Gateway,
     _users: tempfile::TempDir,
@@ -48,7 +48,7 @@ fn scene(listen: &str, more: &str) -> Scene {
         htpasswd.display()
     ));
     Scene {
-        _origin: origin,
+        origin,
         image,
         gateway,
         _users: users,
@@ -235,6 +235,27 @@ fn rates_are_by_the_true_address() {
     until("it is logged", || {
         scene.gateway.log().contains("limits.per_client.rate")
     });
+}
+
+#[test]
+fn requests_in_flight_are_by_the_true_address() {
+    let scene = scene(LISTEN, "limits: {per_client: {requests: 2}}\n");
+    scene.origin.fault(Fault::Stall.on("*", "/v2/team/slow*"));
+    let stall = |number: usize| {
+        let mut raw = Raw::connect(scene.gateway.url(1), None);
+        let path = format!("/v2/team/slow{number}/manifests/x");
+        raw.request("GET", &path, &[("X-Forwarded-For", "192.0.2.7")]);
+        raw
+    };
+    let stalled = [0, 1].map(stall);
+    until("both to be under way", || {
+        scene.origin.count("*", "/v2/team/slow*") >= 2
+    });
+    for (address, status) in [("192.0.2.7", 429), ("192.0.2.8", 200)] {
+        let reply = scene.ask(1, &[("X-Forwarded-For", address)]);
+        assert_eq!(reply.status(), status, "{address}");
+    }
+    drop(stalled);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use testkit::real::{Client, Registry, Skopeo, found};
 use testkit::{sha256, until};
 
 /// An image of `payload` bytes and an index of two, pushed as `library/small:1` and `library/multi:1`.
-fn push(registry: &Registry) -> Option<(Made, Made)> {
+pub fn push(registry: &Registry) -> Option<(Made, Made)> {
     let mut layout = Layout::new();
     let small = layout.add_image("small", 1, 400_000);
     let multi = layout.add_index("multi", 2, 300_000);
@@ -22,7 +22,7 @@ fn configuration(v2: &str) -> String {
 
 /// Pulls everything of an image, while its registry is gone.
 #[track_caller]
-fn check(gateway: &Gateway, name: &str, made: &Made) {
+pub fn check(gateway: &Gateway, name: &str, made: &Made) {
     let manifest = get(gateway, &format!("/v2/{name}/manifests/1"));
     assert_eq!(
         (manifest.status(), sha256(&manifest.body)),

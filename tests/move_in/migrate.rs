@@ -1,11 +1,13 @@
 //! `roadstead migrate`: from docker-registry 0.9.1 to docker-registry 2.8.2.
 
-use super::v1::push;
+use super::v1::{description, layers, push};
 use super::{Told, get, run};
 use testkit::gateway::Gateway;
 use testkit::http::{Raw, Reply};
+use testkit::origin::{Fault, Origin};
 use testkit::real::{Client, Docker, DockerRegistry, Registry, Skopeo, found, found_perhaps};
 use testkit::sha256;
+use testkit::v1::V1Registry;
 
 /// How many images are migrated.
 const IMAGES: usize = 20;
@@ -225,4 +227,129 @@ fn image_of_the_v2_side_is_not_replaced() {
         (Some(1), "2"),
         "{absent:?}"
     );
+}
+
+/// The images of [`sharing`].
+const SHARING: [(&str, &str); 4] = [
+    ("team/one", "1"),
+    ("team/one", "2"),
+    ("team/two", "1"),
+    ("team/two", "2"),
+];
+
+/// A registry of two repositories: all images have one base, and the first of each repository have both layers in common.
+fn sharing() -> V1Registry {
+    let registry = V1Registry::start();
+    let (shared, other, last) = (layers(1), layers(11), layers(21));
+    let tops = [&shared[1], &other[1], &shared[1], &last[1]];
+    for ((repository, tag), top) in SHARING.into_iter().zip(tops) {
+        let images = [(description(1), &shared[0][..]), (description(2), &top[..])];
+        registry.put_image(repository, tag, &images);
+    }
+    registry
+}
+
+/// A gateway of both sides, and the images to migrate.
+fn between(v1: &V1Registry, v2: &str) -> (Gateway, Vec<String>) {
+    let gateway = Gateway::start(&format!(
+        "registries: [{{name: hosted, v1: \"{}\", v2: \"{v2}\", push: true}}]\n\
+         access: {{rules: [{{users: [anonymous], repositories: [\"**\"], actions: [pull]}}]}}\n",
+        v1.url()
+    ));
+    let images = SHARING.map(|(repository, tag)| format!("{repository}:{tag}"));
+    (gateway, images.to_vec())
+}
+
+fn migrate(gateway: &Gateway, images: &[String]) -> Told {
+    let mut arguments = vec!["migrate", "--registry", "hosted"];
+    arguments.extend(images.iter().map(String::as_str));
+    run(gateway, &arguments)
+}
+
+/// The repositories and digests of all blobs of the images at this registry, whose bytes are compared.
+fn blobs_of(url: &str) -> Vec<(&'static str, String)> {
+    let accept = [(
+        "Accept",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )];
+    let mut all = Vec::new();
+    for (repository, tag) in SHARING {
+        let mut client = Raw::connect(url, None);
+        let path = format!("/v2/{repository}/manifests/{tag}");
+        let manifest = client.exchange("GET", &path, &accept);
+        assert_eq!(manifest.status(), 200, "{manifest:?}");
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest.body).expect("JSON");
+        let layers = manifest["layers"].as_array().expect("layers");
+        for blob in layers.iter().chain([&manifest["config"]]) {
+            let digest = blob["digest"].as_str().expect("a digest").to_owned();
+            let bytes = client.get(&format!("/v2/{repository}/blobs/{digest}"));
+            assert_eq!((bytes.status(), sha256(&bytes.body)), (200, digest.clone()));
+            all.push((repository, digest));
+        }
+    }
+    all.sort();
+    all.dedup();
+    all
+}
+
+#[test]
+fn layers_that_repositories_share_are_sent_once() {
+    let Some(v2) = found(Registry::start()) else {
+        return;
+    };
+    let v1 = sharing();
+    let (gateway, images) = between(&v1, &v2.url());
+    let told = migrate(&gateway, &images);
+    assert_eq!((told.code, told.line("failed")), (Some(0), "0"), "{told:?}");
+    let blobs = blobs_of(&v2.url());
+    let mut digests: Vec<&String> = blobs.iter().map(|(_, digest)| digest).collect();
+    digests.sort();
+    digests.dedup();
+    // One base, three other layers, and a configuration of each image that differs.
+    let sent = v2.counters().of("PUT */blobs/uploads/*").requests;
+    assert_eq!(sent, digests.len() as u64, "each once");
+    let mounted = blobs.len() - digests.len();
+    assert!(mounted >= 2, "{blobs:?}");
+    let report = told.line("pushed");
+    assert!(report.starts_with("4 images; "), "{told:?}");
+    assert!(
+        report.contains(&format!("; {} blobs sent (", digests.len())),
+        "{told:?}"
+    );
+    assert!(
+        report.contains(&format!(", {mounted} mounted, ")),
+        "{told:?}"
+    );
+    // Each image but the first of its repository has the base there.
+    assert!(report.ends_with(", 2 there before"), "{told:?}");
+    // What is there is not sent again to a repository that is migrated later.
+    let again = migrate(&gateway, &images);
+    assert_eq!(again.line("already there"), "4", "{again:?}");
+    assert_eq!(v2.counters().of("PUT */blobs/uploads/*").requests, sent);
+}
+
+#[test]
+fn layers_are_sent_where_the_v2_side_mounts_none() {
+    let (v1, v2) = (sharing(), Origin::start());
+    // It answers a mount with an upload.
+    v2.take_pushes();
+    let (gateway, images) = between(&v1, &v2.url());
+    let told = migrate(&gateway, &images);
+    assert_eq!((told.code, told.line("failed")), (Some(0), "0"), "{told:?}");
+    let blobs = blobs_of(&v2.url());
+    assert_eq!(v2.count("PUT", "*/blobs/uploads/*"), blobs.len());
+    assert!(told.line("pushed").contains(", 0 mounted, "), "{told:?}");
+
+    // An error is no reason to give up either, as long as the blob itself is taken.
+    let (v1, v2) = (sharing(), Origin::start());
+    v2.take_pushes();
+    v2.fault(
+        Fault::status(405)
+            .on("POST", "/v2/team/two/blobs/uploads/")
+            .times(1),
+    );
+    let (gateway, images) = between(&v1, &v2.url());
+    let told = migrate(&gateway, &images);
+    assert_eq!((told.code, told.line("failed")), (Some(0), "0"), "{told:?}");
+    assert_eq!(blobs_of(&v2.url()), blobs);
 }

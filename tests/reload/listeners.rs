@@ -142,3 +142,67 @@ fn certificates_are_replaced() {
     assert!(told.contains("holds no certificate in PEM form"), "{told}");
     assert_eq!(client.get("/v2/").status(), 200);
 }
+
+#[test]
+fn client_cas_are_replaced() {
+    let scene = Scene::new(1000);
+    let (first, second) = (Ca::new(), Ca::new());
+    let address = private_address();
+    let yaml = |client_ca: Option<&Ca>| {
+        let tls = client_ca.map_or("auto".to_owned(), |ca| {
+            format!("{{client_ca: \"{}\"}}", ca.path().display())
+        });
+        scene.yaml(&format!(
+            "access: {{rules: [{{users: [\"cert:runner\"], repositories: [\"**\"], actions: [pull]}}]}}\n\
+             listen:\n  - {{address: \"{address}\", tls: {tls}}}\n  - {{address: \"127.0.0.1:0\", tls: {{client_ca: \"{}\"}}}}\n",
+            first.path().display()
+        ))
+    };
+    let gateway = Gateway::start(&yaml(Some(&first)));
+    let (url, trusted, path) = (
+        format!("https://{address}"),
+        gateway.ca_path(),
+        scene.image.tag_path(),
+    );
+    let identities = [first.issue_to("runner"), second.issue_to("runner")];
+    let connect = |identity: Option<&Leaf>| {
+        let how = Connect {
+            ca: Some(&trusted),
+            identity,
+            ..Connect::default()
+        };
+        Raw::connect_with(&url, how)
+    };
+    // The status that a new connection gets; 0: it is refused.
+    let status = |identity: Option<&Leaf>| {
+        let Ok(mut client) = connect(identity) else {
+            return 0;
+        };
+        let sent = client.try_send(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        let head = sent.ok().and_then(|()| client.read_head().ok());
+        head.map_or(0, |head| head.status)
+    };
+    let statuses = || {
+        let [one, other] = &identities;
+        [status(Some(one)), status(Some(other)), status(None)]
+    };
+    assert_eq!(statuses(), [200, 0, 0]);
+    let mut open = connect(Some(&identities[0])).expect("a client of the first");
+    assert_eq!(open.get(&path).status(), 200);
+    applied(&gateway.reload(&yaml(Some(&second))));
+    assert_eq!(statuses(), [0, 200, 0]);
+    assert_eq!(open.get(&path).status(), 200, "it is still open");
+    // Without a CA nobody is asked for a certificate, and nobody is its user.
+    applied(&gateway.reload(&yaml(None)));
+    assert_eq!(statuses(), [403, 403, 403]);
+    applied(&gateway.reload(&yaml(Some(&first))));
+    assert_eq!(statuses(), [200, 0, 0]);
+    // A file without a CA changes nothing.
+    let empty = gateway.dir().join("empty.pem");
+    std::fs::write(&empty, "no pem").expect("writable");
+    let path_of_first = first.path().display().to_string();
+    let broken = yaml(Some(&first)).replace(&path_of_first, &empty.display().to_string());
+    let told = refused(&gateway.reload(&broken));
+    assert!(told.contains("empty.pem holds no certificate"), "{told}");
+    assert_eq!(statuses(), [200, 0, 0]);
+}
