@@ -81,6 +81,15 @@ impl Debian {
         ))
     }
 
+    /// Adds lines to the packaged configuration, and stores whatever little room the disk has.
+    fn configure(&self, more: &str) {
+        let file = self.machine.dir().join("root/etc/roadstead/roadstead.yaml");
+        let packaged = std::fs::read_to_string(&file).expect("it is installed");
+        let (before, after) = packaged.split_once("\nstore:\n").expect("a store");
+        let configured = format!("{before}\nstore:\n  min_free: 0B\n{after}{more}\n");
+        std::fs::write(&file, configured).expect("writable");
+    }
+
     /// Runs the command of the unit as its user, in its folder.
     fn serve(&self) -> Process {
         let unit = self.inside("cat /lib/systemd/system/roadstead.service");
@@ -166,11 +175,8 @@ fn package_is_installed_started_upgraded_and_purged() {
         layout.reference(&made.tag)
     ));
     let registries = "registries: [{name: docker.io, v2: \"http://127.0.0.1:6003\"}]";
-    debian.inside(&format!(
-        "echo \"{}\" >> /etc/roadstead/roadstead.yaml",
-        registries.replace('"', "\\\"")
-    ));
-    let gateway = debian.serve();
+    debian.configure(registries);
+    let mut gateway = debian.serve();
     debian.inside("roadstead health");
     let said = debian.inside("roadstead setup docker --write -c /etc/roadstead/roadstead.yaml");
     assert!(
@@ -191,7 +197,7 @@ fn package_is_installed_started_upgraded_and_purged() {
     );
     debian.inside("roadstead setup docker --undo");
     let ca = debian.inside("sha256sum /var/lib/roadstead/keys/ca.pem");
-    drop(gateway);
+    gateway.kill_children(START);
 
     // An upgrade keeps the configuration, the CA and the store.
     let said = debian.inside("dpkg --install /packages/roadstead_0.1.1_*.deb");
@@ -201,7 +207,7 @@ fn package_is_installed_started_upgraded_and_purged() {
             .inside("cat /etc/roadstead/roadstead.yaml")
             .contains(registries)
     );
-    let gateway = debian.serve();
+    let mut gateway = debian.serve();
     assert_eq!(
         debian.inside("sha256sum /var/lib/roadstead/keys/ca.pem"),
         ca
@@ -211,7 +217,7 @@ fn package_is_installed_started_upgraded_and_purged() {
         gateway.log().contains("the store is known")
     });
     assert!(!gateway.log().contains(" blobs=0 "), "{}", gateway.log());
-    drop(gateway);
+    gateway.kill_children(START);
 
     debian.inside("dpkg --purge roadstead");
     let left = debian.inside(
