@@ -14,8 +14,9 @@ use tempfile::TempDir;
 
 use crate::reload::{applied, refused};
 use testkit::gateway::Gateway;
-use testkit::http::{Connect, Raw, get};
-use testkit::origin::{Fault, Origin};
+use testkit::http::{Connect, End, Raw, get};
+use testkit::image::random;
+use testkit::origin::{Fault, Latch, Origin};
 use testkit::process::{self, Process};
 use testkit::real::{Missing, found, program};
 use testkit::tls::{Ca, client_config, shown};
@@ -350,6 +351,7 @@ fn old_certificate_is_served_while_the_authority_fails() {
     authority.fault(Fault::Hangup.on("GET", "/closed"));
     let down = format!("https://127.0.0.1:{}/dir", free_port());
     let mut gateway = scene.start(&acme(&down, "localhost"), &authority.ca_path());
+    until("the first failure", || count(&gateway, FAILED) == 1);
     gateway.terminate();
     let root = write_due(&gateway, &dir);
     gateway.restart();
@@ -520,4 +522,32 @@ fn hosts_change_by_a_reload() {
     assert_eq!((count(&gateway, GOT), count(&gateway, NEW_ACCOUNT)), (3, 2));
     assert_ne!(account()["credentials"], before["credentials"]);
     assert_eq!(count(&gateway, FAILED), 0);
+}
+
+#[test]
+fn order_ends_when_the_gateway_drains() {
+    let (scene, ca) = (Scene::new(), Ca::new());
+    let authority = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let directory = format!(
+        "https://{}/dir",
+        authority.local_addr().expect("an address")
+    );
+    let digest = scene.origin.push_blob("library/app", random(1, 1 << 20));
+    let latch = Latch::new();
+    let pause = Fault::PauseAt(1 << 19, latch.clone());
+    scene.origin.fault(pause.on("GET", "*/blobs/*"));
+    let mut gateway = scene.start(&acme(&directory, "localhost"), &ca.path());
+    let order = authority.accept().expect("a connection").0;
+    let plain = format!("http://127.0.0.1:{}", scene.http_port);
+    let mut client = Raw::connect(&plain, None);
+    client.request("GET", &format!("/v2/library/app/blobs/{digest}"), &[]);
+    let head = client.read_head().expect("an answer");
+    latch.wait_reached(1);
+    gateway.begin_termination();
+    closed(&gateway, order);
+    assert!(gateway.is_running(), "a request is in flight");
+    latch.release();
+    let (body, end) = client.read_body("GET", &head);
+    assert_eq!((body.len(), end), (1 << 20, End::Complete));
+    assert!(gateway.wait().success());
 }
