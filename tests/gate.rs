@@ -13,6 +13,7 @@ mod pins;
 mod platforms;
 mod pushes;
 mod real;
+mod reload;
 mod report;
 mod signatures;
 pub mod signer;
