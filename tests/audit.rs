@@ -279,6 +279,42 @@ fn refused_logins_are_listed_as_denials() {
     });
 }
 
+/// A failed login names its user, who is nobody that the gateway knows: at most 128 characters, as JSON writes them.
+#[test]
+fn refused_logins_are_listed_with_the_user_that_they_claim() {
+    let scene = scene("log/audit.log");
+    let long = format!("mallory\"<b>\u{202e}{}", "ä".repeat(500));
+    let kept: String = long.chars().take(128).collect();
+    let anonymous = scene.ask("GET", &scene.image.tag_path(), None);
+    assert_eq!(anonymous.status(), 401);
+    let wrong = basic("reader", "wrong");
+    assert_eq!(scene.ask("GET", "/v2/", Some(&wrong)).status(), 401);
+    let wrong = basic(&long, "wrong");
+    assert_eq!(scene.ask("GET", "/v2/", Some(&wrong)).status(), 401);
+    let denied = basic("reader", "s3cret");
+    let pushed = scene.ask("PUT", "/v2/team/app/manifests/latest", Some(&denied));
+    assert_eq!(pushed.status(), 403);
+    // A client that sent no password is asked for one, which is no failure.
+    let expected = [
+        (json!("reader"), Value::Null),
+        (Value::Null, json!(kept)),
+        (Value::Null, json!("reader")),
+    ];
+    until("each to be listed", || {
+        let items = errors(&scene.gateway);
+        let user = |item: &Value| (item["user"].clone(), item["refused_user"].clone());
+        let listed: Vec<_> = items.iter().map(user).collect();
+        listed.len() == expected.len() && expected.iter().all(|one| listed.contains(one))
+    });
+    let found = testkit::http::get(
+        scene.gateway.operators("admin.address"),
+        None,
+        "/api/v1/errors?q=mallory",
+    );
+    let found: Value = serde_json::from_slice(&found.body).expect("JSON");
+    assert_eq!(found["items"].as_array().map(Vec::len), Some(1));
+}
+
 #[cfg(feature = "v1")]
 #[test]
 fn refused_v1_logins_are_listed_as_denials() {
@@ -299,12 +335,16 @@ fn refused_v1_logins_are_listed_as_denials() {
 
 /// The statuses of the denials in the API, and how often each happened.
 fn denials(gateway: &Gateway) -> Vec<(u64, u64)> {
+    let listed = |item: &Value| Some((item["status"].as_u64()?, item["count"].as_u64()?));
+    errors(gateway).iter().filter_map(listed).collect()
+}
+
+/// The denials in the API, newest first.
+fn errors(gateway: &Gateway) -> Vec<Value> {
     let admin = gateway.operators("admin.address");
     let reply = testkit::http::get(admin, None, "/api/v1/errors?kind=denial");
     let page: Value = serde_json::from_slice(&reply.body).expect("JSON");
-    let items = page["items"].as_array().expect("a list").iter();
-    let listed = |item: &Value| Some((item["status"].as_u64()?, item["count"].as_u64()?));
-    items.filter_map(listed).collect()
+    page["items"].as_array().expect("a list").clone()
 }
 
 #[test]

@@ -92,9 +92,11 @@ fn scene(users: &Path, store: &Path) -> (Origin, Gateway, Image) {
     origin.fault(Fault::status(500).on("*", "/v2/library/broken/*"));
     std::fs::write(users, "alice:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\n").expect("writable");
     let mut gateway = Gateway::start(&format!(
-        "registries: [{{name: docker.io, v2: \"{}\", visibility: public, default: true, connections_per_fill: 1}}, ghcr.io]\n\
-         access: {{htpasswd: {}, rules: [{{users: [anonymous], repositories: [\"docker.io/**\"], actions: [pull]}}]}}\n\
+        "registries: [{{name: docker.io, v2: \"{}\", visibility: public, default: true, connections_per_fill: 1}}, ghcr.io,\n\
+         {{name: quay.io, v2: \"{}\", visibility: public, tag_ttl: 0s, gate: {{deny: [\"banned/**\"], min_age: 3d}}}}]\n\
+         access: {{htpasswd: {}, rules: [{{users: [anonymous], repositories: [\"docker.io/**\", \"quay.io/**\"], actions: [pull]}}]}}\n\
          listen: [{{address: \"127.0.0.1:0\", tls: off}}]\nadmin: {{address: \"127.0.0.1:0\"}}\nstore: {{path: {}}}\n",
+        origin.url(),
         origin.url(),
         users.display(),
         store.display(),
@@ -114,6 +116,7 @@ fn scene(users: &Path, store: &Path) -> (Origin, Gateway, Image) {
         pull(&gateway, &image);
     }
     fail(&origin, &gateway);
+    meet_gate(&origin, &gateway);
     // The first survey of so many takes longer than a request waits.
     testkit::eventually_within(WITHIN, "the largest repositories", || {
         let largest = "/api/v1/repositories?sort=size";
@@ -183,6 +186,21 @@ fn fail(origin: &Origin, gateway: &Gateway) {
     assert_eq!(hostile.status(), 200, "{hostile:?}");
 }
 
+/// An image that the gate of quay.io denies, and a tag that moved to one that is too young.
+fn meet_gate(origin: &Origin, gateway: &Gateway) {
+    let get = |image: &Image| {
+        let path = image.tag_path().replacen("/v2/", "/v2/quay.io/", 1);
+        get(gateway.url(0), None, &path)
+    };
+    let banned = origin.push_image("banned/tool", "1", &[random(7, 1000)]);
+    assert_eq!(get(&banned).status(), 403);
+    let old = origin.push_image("team/moving", "latest", &[random(8, 1000)]);
+    assert_eq!(get(&old).status(), 200);
+    let young = origin.push_image("team/moving", "latest", &[random(9, 1000)]);
+    let reply = get(&young);
+    assert_eq!(reply.body, old.manifest, "{reply:?}");
+}
+
 #[test]
 fn operators_use_the_dashboard() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -204,6 +222,8 @@ fn operators_use_the_dashboard() {
         "filter": "library/alpine",
         "noLine": "no-such-line",
         "explain": true,
+        "gateDenies": "quay.io/banned/tool:1",
+        "gateHoldsBack": "quay.io/team/moving:latest",
         "hostileText": HOSTILE,
         "hostileImage": {"registry": "docker.io", "repository": "team/hostile", "reference": "1"},
         "listeners": 16,

@@ -43,6 +43,7 @@ pub(super) struct FailureLine {
     code: &'static str,
     client: Option<String>,
     user: Option<String>,
+    refused_user: Option<String>,
     registry: Option<String>,
     repository: Option<String>,
     reference: Option<String>,
@@ -234,6 +235,7 @@ pub(super) fn failure_line(failure: &FailureRecord) -> FailureLine {
         code: failure.code.as_str(),
         client: client(request),
         user: request.user.as_deref().map(str::to_owned),
+        refused_user: failure.refused_user.clone(),
         registry: request.registry().map(ToString::to_string),
         repository: repository(request),
         reference: failure.reference.clone(),
@@ -270,6 +272,7 @@ impl FailureLine {
         words.match_any(&[
             &optional(&self.client),
             &optional(&self.user),
+            &optional(&self.refused_user),
             &optional(&self.registry),
             &optional(&self.repository),
             &optional(&self.reference),

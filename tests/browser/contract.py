@@ -101,6 +101,15 @@ def is_time(text):
         return False
 
 
+def explanation(contract, base):
+    """Checks the answer to a question that is asked by POST."""
+    headers = {"Content-Type": "application/json", "X-Roadstead-Request": "1"}
+    schema = contract.document["paths"]["/api/v1/explain"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    for image in "docker.io/library/alpine:3.20", "quay.io/banned/tool:1", "quay.io/team/moving:latest":
+        request = urllib.request.Request(f"{base}/api/v1/explain", json.dumps({"image": image}).encode(), headers, method="POST")
+        contract.check(get(request), schema, f"explain {image}")
+
+
 def get(url):
     with urllib.request.urlopen(url, timeout=30) as response:
         return json.load(response)
@@ -143,6 +152,7 @@ def refusals(contract, base):
 def main(base):
     contract = Contract(get(f"{base}/api/v1/openapi.json"))
     examples, checked = contract.examples(), answers(contract, base)
+    explanation(contract, base)
     refusals(contract, base)
     for fault in contract.faults[:50]:
         print(fault)

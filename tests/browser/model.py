@@ -50,6 +50,12 @@ def question(registry, repository, tag, user, address):
     return asked if user in (None, "anonymous") else {**asked, "as": user}
 
 
+GATES = {
+    "banned/tool": {"mode": "enforce", "decision": "denied", "rule": "deny", "because": 'Denied by the gate rule deny: quay.io/banned/tool:1 matches "banned/**"'},
+    "team/moving": {"mode": "enforce", "decision": "held-back", "rule": "min_age", "because": "quay.io/team/moving:latest moved less than 3d ago: its target of before is served"},
+}
+
+
 class Missing(Exception):
     """It is not in the cache."""
 
@@ -254,11 +260,12 @@ class Model:
                 ("error", 503, "UNAVAILABLE", None, "quay.io", "prometheus/prometheus", "pull", "the circuit breaker of quay.io is open: no response headers within 10 s", 44),
                 ("denial", 401, "UNAUTHORIZED", "bäcker", None, None, "login", "wrong password, ninth attempt within a minute", 9),
                 ("error", 502, "UNKNOWN", None, "hosted", SCRIPT, "pull", f"digest mismatch: expected {digest(1)}, received {digest(2)}", 1),
+                ("denial", 403, "DENIED", None, "quay.io", "banned/tool", "pull", 'denied by the gate rule deny: quay.io/banned/tool:latest matches "banned/**"', 3),
                 ("denial", 429, "TOOMANYREQUESTS", None, "ghcr.io", "cloudnative-pg/postgresql", "pull", "the registry limits requests until 14:12:31", 2)]
         for index in range(400):
-            what, status, code, user, registry, repository, action, why, times = rows[index % 5]
+            what, status, code, user, registry, repository, action, why, times = rows[index % 6]
             row = {"id": 900 - index, "kind": what, "first_at": at(index * 95 + 61), "last_at": at(index * 95 + 12), "count": times, "status": status, "code": code, "client": f"10.0.0.{index % 250}",
-                   "user": user, "registry": registry, "repository": repository if index % 7 else (repository and long + "end"), "reference": None, "action": action, "reason": why, "explain": question(registry, repository, "latest", user, f"10.0.0.{index % 250}") if action == "pull" else None}
+                   "user": None if why.startswith("wrong") else user, "refused_user": user if why.startswith("wrong") else None, "registry": registry, "repository": repository if index % 7 else (repository and long + "end"), "reference": None, "action": action, "reason": why, "explain": question(registry, repository, "latest", user, f"10.0.0.{index % 250}") if action == "pull" else None}
             if (kind in (None, "", what)) and all(word in str(row).lower() for word in q.lower().split()):
                 yield row
 
@@ -305,6 +312,7 @@ class Model:
                 "access": {**own, "user": asked.get("as"), "rule": '{users: ["*"], repositories: ["**"], actions: [pull]}' if allowed else None, "rule_line": 31 if allowed else None,
                            "anonymous": {"decision": "challenged", "status": 401, "because": "anonymous clients are asked to log in"},
                            "unknown_user": {"decision": "challenged", "status": 401, "because": "the login fails"}},
+                "gate": GATES.get(repository) if registry == "quay.io" else None,
                 "tag": {"state": "stale" if found else "absent", "accept_class": "full", "digest": found and found["digest"], "age_seconds": 1312 if found else None,
                         "fresh_until": at(700) if found else None, "ttl_seconds": 600, "because": "it was confirmed 21 min ago (tag_ttl 10 min): the registry is asked"} if allowed else None,
                 "manifest": {"digest": found["digest"], "state": "present", "linked": True, "images": found["images"][:2], "images_total": 4} if found and allowed else None,

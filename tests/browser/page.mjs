@@ -29,6 +29,8 @@ const facts = factsFile ? JSON.parse(readFileSync(factsFile, "utf8")) : {
   filter: "jürgen", noLine: "no-such-line",
   // Whether pulls are explained; a user who may not pull what was found.
   explain: true, denied: "bäcker",
+  // An image that a gate denies, and one of which the previous target is served.
+  gateDenies: "quay.io/banned/tool:1", gateHoldsBack: "quay.io/team/moving:latest",
   // How many can listen to events.
   listeners: 16,
 };
@@ -124,11 +126,13 @@ async function openLayers(page) {
 const { registry, repository, tag } = facts.found;
 const found = `${registry}/${repository}`;
 const foundHash = `#/repository?${new URLSearchParams({ registry, repository, reference: tag })}`;
-const explainHash = `#/explain?${new URLSearchParams({ image: `${found}:${tag}` })}`;
+const explanationOf = (image) => `#/explain?${new URLSearchParams({ image })}`;
+const explainHash = explanationOf(`${found}:${tag}`);
 const VIEWS = {
   overview: ["#/overview", "#largest tbody tr"], repositories: ["#/repositories", "#repository-list tbody tr"],
   repository: [foundHash, "#manifest-body summary"], log: ["#/log", ".lines tbody tr >> nth=3"],
-  ...(facts.explain && { explain: [explainHash, "#explanation section >> nth=3"] }), config: ["#/config", "#config-text:not(:empty)"],
+  ...(facts.explain && { explain: [explainHash, "#explanation section >> nth=3"] }),
+  ...(facts.gateHoldsBack && { gate: [explanationOf(facts.gateHoldsBack), "#explanation .badge >> text=held-back"] }), config: ["#/config", "#config-text:not(:empty)"],
 };
 if (pictures) mkdirSync(pictures, { recursive: true });
 
@@ -290,6 +294,28 @@ if (facts.explain) {
   }, { mock: true });
 }
 
+if (facts.gateDenies) {
+  check("a denial of a gate is shown with its rule, and explained", async () => {
+    const page = await open({}, "#/log");
+    await page.getByLabel("Kind").selectOption("denial");
+    const row = page.locator("#error-list li", { hasText: "denied by the gate rule deny" }).first();
+    await row.waitFor();
+    must((await row.innerText()).includes("quay.io/banned/tool"), "what was denied");
+    must((await row.locator(".badge").innerText()) === "denial 403", "its status");
+    const gate = page.locator("#explanation section", { has: page.getByRole("heading", { name: "Gate" }) });
+    if (facts.mock) await page.goto(`${base}/${explanationOf(facts.gateDenies)}`);
+    else await row.getByRole("link").dispatchEvent("click");
+    await gate.locator(".badge", { hasText: "denied" }).waitFor();
+    must(/matches "banned\/\*\*"/.test(await gate.innerText()) && /gate\.deny/.test(await gate.innerText()), "the rule");
+    await page.locator("#explain-form [name=image]").fill(facts.gateHoldsBack);
+    await page.getByRole("button", { name: "Explain" }).click();
+    await gate.locator(".badge", { hasText: "held-back" }).waitFor();
+    must(/gate\.min_age/.test(await gate.innerText()), "the rule that holds it back");
+    must((await gate.locator(".sentence").innerText()).startsWith("quay.io/"), "a name is written as it is");
+    await close(page);
+  }, { mock: true });
+}
+
 check("the log is live, is filtered and pauses", async () => {
   const page = await open({}, "#/log");
   const lines = page.locator(".lines tbody tr");
@@ -393,6 +419,19 @@ if (facts.hostileText) {
     await page.locator(".lines td.path", { hasText: "window.broken" }).first().waitFor();
     const made = await page.evaluate(() => document.querySelectorAll("main script, main img, main iframe").length);
     must(made === 0, "text became elements");
+    await close(page);
+  });
+
+  check("a failed login names the user that the client claims", async () => {
+    const page = await open({}, "#/log");
+    const rows = page.locator("#error-list li");
+    const login = `login as ${facts.hostileText} at 127.0.0.1`;
+    await rows.filter({ hasText: login }).first().waitFor();
+    await page.locator("#error-filter").getByRole("searchbox").fill(facts.hostileText);
+    await page.waitForFunction((text) => {
+      const texts = [...document.querySelectorAll("#error-list li")].map((row) => row.textContent);
+      return texts.length > 0 && texts.every((row) => row.includes(text));
+    }, login);
     await close(page);
   });
 

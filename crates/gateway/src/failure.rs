@@ -173,11 +173,17 @@ pub struct FailureReason {
     pub reference: Option<String>,
     /// The rule of the gate that denied it.
     pub gate_rule: Option<&'static str>,
+    /// The user whose password was refused, as the client claims; at most 128 characters.
+    pub refused_user: Option<String>,
 }
 
 impl FailureReason {
     /// The reason of a failure; `None` if the connection failed.
-    pub fn of(failure: &Failure, target: Option<&RequestTarget>) -> Option<Box<Self>> {
+    pub fn of(
+        failure: &Failure,
+        target: Option<&RequestTarget>,
+        refused_user: Option<&str>,
+    ) -> Option<Box<Self>> {
         let (code, reason) = match failure {
             Failure::Response(response) => (response.code, response.message.to_string()),
             Failure::Mirror(error) => (status(error).1, telemetry::chain(error)),
@@ -197,6 +203,7 @@ impl FailureReason {
             reason,
             reference,
             gate_rule,
+            refused_user: refused_user.map(str::to_owned),
         }))
     }
 }

@@ -54,6 +54,8 @@ pub struct FailureRecord {
     pub reason: String,
     /// The tag or digest that was asked for last.
     pub reference: Option<String>,
+    /// The user whose password was refused, as the client claims; at most 128 characters.
+    pub refused_user: Option<String>,
     /// The last request that failed so.
     pub request: Arc<AccessRecord>,
 }
@@ -180,6 +182,7 @@ impl FailureLog {
             let age = at.duration_since(known.last_at).unwrap_or_default();
             let same = (known.kind, known.request.status) == (kind, request.status)
                 && known.reason == reason.reason
+                && known.refused_user == reason.refused_user
                 && (&known.request.scope, &known.request.user) == (&request.scope, &request.user)
                 && address(&known.request) == address(&request);
             same && age < REPEATS_WITHIN
@@ -210,6 +213,7 @@ impl FailureLog {
             code: reason.code,
             reason: reason.reason,
             reference: reason.reference,
+            refused_user: reason.refused_user,
             request,
         });
     }
@@ -273,6 +277,7 @@ mod tests {
             reason: text.to_owned(),
             reference: None,
             gate_rule: None,
+            refused_user: None,
         };
         let kind = FailureKind::of(record.status, || true).expect("a failure");
         history.add_failure(kind, Some(Box::new(reason)), record);

@@ -10,6 +10,7 @@ use super::context::{RequestContext, Requester};
 use super::error_response::ErrorResponse;
 use super::failure::FailureReason;
 use super::history::FailureKind;
+use super::login_attempt::LoginAttempt;
 use super::request_options::RequestOptions;
 use super::session::{IdleConnection, Session};
 use super::{Failure, Gateway, request_metrics, respond};
@@ -95,7 +96,9 @@ impl ResponseEnd {
 pub(super) fn note_failure(session: &Session, context: &mut RequestContext, failure: &Failure) {
     let status = failure.status().map(|status| status.as_u16());
     if status.is_some_and(|status| failure_kind(session, status).is_some()) {
-        context.failure = FailureReason::of(failure, context.target.as_ref());
+        let attempt = session.login_attempt.as_ref();
+        let refused_user = attempt.and_then(LoginAttempt::refused_user);
+        context.failure = FailureReason::of(failure, context.target.as_ref(), refused_user);
     }
 }
 

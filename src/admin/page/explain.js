@@ -6,6 +6,7 @@ import { imageDetails } from "./browse.js";
 
 const DECISION = { allowed: "good", challenged: "warn", denied: "bad", delegated: "warn" };
 const TAG = { fresh: "good", stale: "warn", expired: "warn", absent: "", "not-found": "bad" };
+const GATE = { served: "good", pinned: "good", "held-back": "warn", undecided: "warn", denied: "bad" };
 const FIELDS = ["image", "as", "client", "from", "listener", "ns", "host", "platform"];
 
 let begun = false;
@@ -32,7 +33,8 @@ async function explain(event) {
 }
 
 const part = (title, verdict, ...rest) => el("section", {}, el("header", {}, el("h2", {}, title), verdict), rest);
-const because = (text) => el("p", { class: "sentence" }, text);
+/** A sentence begins with a capital, unless it begins with a name. */
+const because = (text) => el("p", { class: "sentence" }, text.replace(/^[a-z]+(?=[ ,:;]|$)/, (word) => word[0].toUpperCase() + word.slice(1)));
 const code = (text) => el("code", { class: "break" }, text);
 
 function render(told) {
@@ -45,6 +47,7 @@ function render(told) {
       because(`API ${client.api}: ${client.because}`), el("p", { class: "muted" }, code(client.user_agent),
         client.requests_limit != null && ` · ${client.requests_in_flight} of ${count(client.requests_limit)} requests in flight`)),
     access && accessPart(access),
+    told.gate && gatePart(told.gate),
     ...contents(told),
     access && upstreamPart(told),
   ];
@@ -56,6 +59,13 @@ const judged = (who, { decision, status, because: why }) =>
 const accessPart = (access) => part("Access", badge(DECISION[access.decision] ?? "", access.decision), because(access.because),
   access.rule && el("pre", { class: "rule", tabindex: 0 }, plain(access.rule_line ? `line ${access.rule_line}: ${access.rule}` : access.rule)),
   el("ul", { class: "others muted" }, judged("Anonymous", access.anonymous), access.unknown_user && judged("An unknown user", access.unknown_user)));
+
+function gatePart({ mode, decision, rule, because: why }) {
+  // A gate that only reports lets it pass.
+  const passes = mode === "report" && ["denied", "held-back"].includes(decision);
+  return part("Gate", passes ? badge("warn", `would be ${decision}`) : badge(GATE[decision] ?? "", decision), because(why),
+    el("p", { class: "muted" }, rule && [code(`gate.${rule}`), ", "], code(`mode: ${mode}`)));
+}
 
 function contents({ tag, manifest, v1_image: old }) {
   return [

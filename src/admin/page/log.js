@@ -89,11 +89,14 @@ const kind = (row) => badge(row.kind === "denial" ? "warn" : "bad", `${row.kind}
 const what = ({ action, registry, repository, reference }) =>
   [action, [registry, repository].filter(Boolean).join("/"), reference].filter(Boolean).join(" ");
 
+/** A user whose password was refused is the client's claim. */
+const who = ({ user, refused_user: refused, client }) => whoOf({ user: refused == null ? user : `login as ${refused}`, client });
+
 /** What was denied or failed, newest first. */
 export function errorList(items) {
   if (items.length === 0) return el("p", { class: "empty" }, "No errors and no denials.");
   return el("ul", { class: "events" }, items.map((row) => el("li", {},
-    el("p", {}, kind(row), " ", ago(row.last_at), el("span", { class: "muted" }, row.count > 1 && ` × ${count(row.count)}`, ` · ${whoOf(row)}`), row.explain && [" ", explainLink(row.explain)]),
+    el("p", {}, kind(row), " ", ago(row.last_at), el("span", { class: "muted" }, row.count > 1 && ` × ${count(row.count)}`, ` · ${who(row)}`), row.explain && [" ", explainLink(row.explain)]),
     el("p", { class: "name" }, what(row)),
     el("p", { class: "muted break" }, row.reason))));
 }
