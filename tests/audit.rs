@@ -296,13 +296,20 @@ fn refused_logins_are_listed_with_the_user_that_they_claim() {
     assert_eq!(pushed.status(), 403);
     // A client that sent no password is asked for one, which is no failure.
     let expected = [
-        (json!("reader"), Value::Null),
-        (Value::Null, json!(kept)),
-        (Value::Null, json!("reader")),
+        (json!("reader"), Value::Null, json!("push")),
+        (Value::Null, json!(kept), json!("login")),
+        (Value::Null, json!("reader"), json!("login")),
     ];
     until("each to be listed", || {
         let items = errors(&scene.gateway);
-        let user = |item: &Value| (item["user"].clone(), item["refused_user"].clone());
+        let field = |item: &Value, name: &str| item[name].clone();
+        let user = |item: &Value| {
+            (
+                field(item, "user"),
+                field(item, "refused_user"),
+                field(item, "action"),
+            )
+        };
         let listed: Vec<_> = items.iter().map(user).collect();
         listed.len() == expected.len() && expected.iter().all(|one| listed.contains(one))
     });

@@ -239,7 +239,10 @@ pub(super) fn failure_line(failure: &FailureRecord) -> FailureLine {
         registry: request.registry().map(ToString::to_string),
         repository: repository(request),
         reference: failure.reference.clone(),
-        action: action(&request.method, &request.path),
+        action: match failure.refused_user {
+            Some(_) => "login",
+            None => action(&request.method, &request.path),
+        },
         reason: failure.reason.clone(),
         explain: same_pull(request),
     }

@@ -300,7 +300,7 @@ if (facts.gateDenies) {
     await page.getByLabel("Kind").selectOption("denial");
     const row = page.locator("#error-list li", { hasText: "denied by the gate rule deny" }).first();
     await row.waitFor();
-    must((await row.innerText()).includes("quay.io/banned/tool"), "what was denied");
+    must((await row.innerText()).includes("pull quay.io/banned/tool:"), "what was denied");
     must((await row.locator(".badge").innerText()) === "denial 403", "its status");
     const gate = page.locator("#explanation section", { has: page.getByRole("heading", { name: "Gate" }) });
     if (facts.mock) await page.goto(`${base}/${explanationOf(facts.gateDenies)}`);

@@ -2,7 +2,6 @@
 
 use super::signer::Signer;
 use super::*;
-use testkit::image::random;
 
 /// Changes the gate of a gateway that runs.
 #[track_caller]
@@ -71,22 +70,22 @@ fn former_verdicts_do_not_outlive_a_reload() {
 
 #[test]
 fn signatures_are_demanded_from_a_reload_on() {
-    let (signer, other) = (Signer::new(), Signer::new());
+    let (key, other) = (Signer::new(), Signer::new());
     let scene = Scene::new("");
     let signed = pulled(&scene, "1.0", "linux/amd64", 1);
     let unsigned = pulled(&scene, "2.0", "linux/amd64", 2);
-    signer.sign(&scene.origin, &signed);
-    reload(&scene, &signer.gate());
+    key.sign(&scene.origin, &signed);
+    reload(&scene, &key.gate());
     scene.assert_served(&paths(&signed));
     scene.assert_denied("signed_by", &paths(&unsigned));
     // Another key in the same file, with the configuration as it was.
-    std::fs::copy(other.public(), signer.public()).expect("writable");
+    std::fs::copy(other.public(), key.public()).expect("writable");
     scene.assert_served(&paths(&signed));
     let output = scene.gateway.roadstead(&["reload"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     scene.assert_denied("signed_by", &paths(&signed));
     // A key that is none changes nothing.
-    std::fs::write(signer.public(), "no key").expect("writable");
+    std::fs::write(key.public(), "no key").expect("writable");
     let output = scene.gateway.roadstead(&["reload"]);
     assert_eq!(output.status.code(), Some(78), "{output:?}");
     scene.assert_denied("signed_by", &paths(&signed));

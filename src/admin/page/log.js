@@ -86,8 +86,10 @@ function line(row) {
 }
 
 const kind = (row) => badge(row.kind === "denial" ? "warn" : "bad", `${row.kind} ${row.status}`);
-const what = ({ action, registry, repository, reference }) =>
-  [action, [registry, repository].filter(Boolean).join("/"), reference].filter(Boolean).join(" ");
+const what = ({ action, registry, repository, reference }) => {
+  const name = [registry, repository].filter(Boolean).join("/");
+  return [action, reference ? `${name}${reference.includes(":") ? "@" : ":"}${reference}` : name].filter(Boolean).join(" ");
+};
 
 /** A user whose password was refused is the client's claim. */
 const who = ({ user, refused_user: refused, client }) => whoOf({ user: refused == null ? user : `login as ${refused}`, client });
