@@ -98,6 +98,9 @@ enum Command {
     /// Have the running gateway apply its configuration as the file is now. Exits 0 once it is in force; a configuration that
     /// cannot be applied changes nothing, and exits 78.
     Reload(File),
+    /// Have the running gateway start the program anew, as its file is now, and hand over to it: no request is lost, and
+    /// downloads go on. Exits 0 once the new process serves; where it cannot, the old one goes on, and this exits 1.
+    Upgrade(File),
     /// Take the storage folder of another registry into the store, so that it need not be filled again. The gateway must be
     /// stopped. Exits 1 if something is damaged or does not fit; the rest is imported all the same.
     Import {
@@ -186,6 +189,7 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Reload(file) => with(&file, operate::reload),
+        Command::Upgrade(file) => with(&file, operate::upgrade),
         Command::Man { folder } => manual(&folder),
         Command::Import { arguments, file } => {
             with(&file, |config| import::run(config, &arguments))
@@ -252,6 +256,7 @@ fn check(file: &File) -> ExitCode {
 
 fn run(file: &File) -> ExitCode {
     let Some(config) = load(file, NamedFiles::Checked) else {
+        serve::report_failure("the configuration has faults; `roadstead check` prints them");
         return ExitCode::from(CONFIGURATION);
     };
     telemetry::start(config.log.format, config.log.level);

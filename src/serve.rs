@@ -1,10 +1,13 @@
 //! Composition root: `roadstead serve` opens, runs and drains every part of the gateway.
 
+mod handover;
 mod listeners;
 mod parts;
 mod reload;
 mod running;
 mod service_manager;
+mod takeover;
+mod upgrade;
 
 use std::io;
 
@@ -18,6 +21,9 @@ use reload::ReloadError;
 use running::Running;
 use runtime::BindError;
 use service_manager::ServiceManager;
+use takeover::Takeover;
+
+pub use takeover::report_failure;
 
 /// Reads the configuration again, to take the place of the one that is in force.
 pub type Load = Box<dyn Fn(&Config) -> Result<Config, Faults>>;
@@ -128,11 +134,22 @@ async fn run(
     let mut hangup = signal(SignalKind::hangup())?;
     let (sender, mut commands) = mpsc::channel(1);
     let manager = ServiceManager::of_environment();
-    let mut running = Running::start(config, load, fills_on, sender).await?;
+    let mut upgrade = signal(SignalKind::user_defined2())?;
+    let mut takeover = Takeover::of_environment().await?;
+    let started = Running::start(config, load, fills_on, sender, &mut takeover).await;
+    if let (Err(error), Some(takeover)) = (&started, &takeover) {
+        takeover.failed(error).await;
+    }
+    let mut running = started?;
     manager.ready();
     loop {
         tokio::select! {
             () = stop.wait() => break,
+            _ = upgrade.recv() => {
+                if upgrade_or_stop(&mut running, &manager, &mut stop).await.is_ok() {
+                    break;
+                }
+            }
             _ = hangup.recv() => {
                 running.reopen_audit_log().await;
                 let _ = reload_and_log(&mut running, &manager).await;
@@ -143,12 +160,43 @@ async fn run(
                     // The client may have disconnected.
                     let _ = answer.send(reloaded.map_err(|error| error.to_string()));
                 }
+                admin::Command::Upgrade(answer) => {
+                    let upgraded = upgrade_or_stop(&mut running, &manager, &mut stop).await;
+                    let is_over = upgraded.is_ok();
+                    let _ = answer.send(upgraded);
+                    if is_over {
+                        break;
+                    }
+                }
             }
         }
     }
-    manager.stopping();
+    if !running.is_handed_over {
+        manager.stopping();
+    }
     running.drain().await;
     Ok(())
+}
+
+/// Hands over to a new process, and logs what came of it. Returns its process id, or why this one goes on; a signal to
+/// stop ends the attempt.
+async fn upgrade_or_stop(
+    running: &mut Running,
+    manager: &ServiceManager,
+    stop: &mut Stop,
+) -> Result<u32, String> {
+    let upgraded = tokio::select! {
+        upgraded = running.upgrade() => upgraded.map_err(|error| error.to_string()),
+        () = stop.wait() => {
+            stop.again();
+            Err("the gateway is ending".to_owned())
+        }
+    };
+    match &upgraded {
+        Ok(process) => manager.main_process(*process),
+        Err(reason) => tracing::error!(reason, "not upgraded: this process goes on"),
+    }
+    upgraded
 }
 
 /// Reloads the configuration, and logs what came of it.
@@ -184,6 +232,8 @@ fn configuration(error: impl std::fmt::Display) -> ServeError {
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
+    /// Whether a signal has come.
+    is_due: bool,
 }
 
 impl Stop {
@@ -191,10 +241,19 @@ impl Stop {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            is_due: false,
         })
     }
 
+    /// Has the next wait end at once.
+    fn again(&mut self) {
+        self.is_due = true;
+    }
+
     async fn wait(&mut self) {
+        if self.is_due {
+            return;
+        }
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

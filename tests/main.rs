@@ -53,6 +53,7 @@ mod setup;
 mod soak;
 mod stall;
 mod trust;
+mod upgrade;
 mod uploads;
 mod users;
 #[cfg(feature = "v1")]

@@ -24,6 +24,7 @@ pub enum ProblemCode {
     TooManyRequests,
     InternalError,
     InvalidConfiguration,
+    NotUpgraded,
     Unavailable,
     StoreFailed,
     StoreScanning,
@@ -48,6 +49,7 @@ impl ProblemCode {
             Self::TooManyRequests => ("too-many-requests", "Too many requests"),
             Self::InternalError => ("internal-error", "Internal error"),
             Self::InvalidConfiguration => ("invalid-configuration", "Invalid configuration"),
+            Self::NotUpgraded => ("not-upgraded", "Not upgraded"),
             Self::Unavailable => ("unavailable", "Unavailable"),
             Self::StoreFailed => ("store-failed", "The store failed"),
             Self::StoreScanning => ("store-scanning", "The store is being read"),
@@ -69,6 +71,7 @@ impl ProblemCode {
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
             Self::InvalidConfiguration => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::NotUpgraded => StatusCode::CONFLICT,
             Self::Unavailable
             | Self::StoreFailed
             | Self::StoreScanning

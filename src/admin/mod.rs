@@ -29,6 +29,7 @@ mod survey;
 mod target;
 mod time;
 mod traffic;
+mod upgrade;
 mod warm;
 
 use std::convert::Infallible;
@@ -48,10 +49,11 @@ pub use explain::document::{ExplainRequest, Explanation, JudgementPart};
 pub use manifest::{Blob, ContentState, Image};
 pub use report::{
     AccountState, BucketState, Configuration, ConfiguredRegistry, Overview, Page, ProblemBody,
-    Pulls, PurgeReport, PurgeRequest, RateLimitState, RegistryState, VerifyEnd, VerifyLine,
-    WarmLine, WarmRequest,
+    Pulls, PurgeReport, PurgeRequest, RateLimitState, RegistryState, Upgraded, VerifyEnd,
+    VerifyLine, WarmLine, WarmRequest,
 };
 pub use route::Scope;
+pub use server::{connection_slots, disconnected};
 pub use target::image;
 pub use time::{rfc3339, span};
 
@@ -123,6 +125,8 @@ pub struct Configured {
 pub enum Command {
     /// Apply the configuration as its file is now. The answer is the configuration in force, or why nothing has changed.
     Reload(oneshot::Sender<Result<Configuration, String>>),
+    /// Hand over to a new process. The answer is its process id, or why this one goes on.
+    Upgrade(oneshot::Sender<Result<u32, String>>),
 }
 
 /// When the store was probed, and why it cannot be written.
@@ -301,6 +305,7 @@ impl Admin {
             Operation::Explain => ok(&self.explain(body).await?),
             Operation::Config => ok(&self.settings.configuration),
             Operation::Reload => ok(&self.reload(operator).await?),
+            Operation::Upgrade => ok(&self.upgrade(operator).await?),
             Operation::Events => self.listen(parameters, &parts.headers)?,
         })
     }

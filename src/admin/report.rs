@@ -229,6 +229,13 @@ pub struct PurgeRequest {
     pub dry_run: bool,
 }
 
+/// The response to `POST /api/v1/upgrade`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// The id of the process that serves now.
+    pub process: u32,
+}
+
 /// Its response: what was removed, or would be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PurgeReport {

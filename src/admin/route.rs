@@ -123,6 +123,7 @@ pub enum Operation {
     Explain,
     Config,
     Reload,
+    Upgrade,
     Events,
 }
 
@@ -148,6 +149,7 @@ const API: &[(&str, &str, Operation)] = &[
     ("POST", "/api/v1/explain", Operation::Explain),
     ("GET", "/api/v1/config", Operation::Config),
     ("POST", "/api/v1/reload", Operation::Reload),
+    ("POST", "/api/v1/upgrade", Operation::Upgrade),
     ("GET", "/api/v1/events", Operation::Events),
 ];
 
@@ -173,7 +175,8 @@ impl Operation {
             | Self::Verify
             | Self::Explain
             | Self::Config
-            | Self::Reload => &[],
+            | Self::Reload
+            | Self::Upgrade => &[],
         }
     }
 }

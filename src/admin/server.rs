@@ -38,6 +38,18 @@ const PER_CLIENT: usize = 16;
 /// The limit for a request's head, in bytes.
 const HEAD_BYTES: usize = 16 << 10;
 
+/// A slot for each connection of a listener.
+pub fn connection_slots() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(CONNECTIONS))
+}
+
+/// Waits until a listener that accepts nothing more has no connections.
+pub async fn disconnected(slots: &Semaphore) {
+    // Slots are never closed.
+    let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = slots.acquire_many(all).await;
+}
+
 /// How many requests a connection serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Requests {
@@ -58,11 +70,15 @@ impl Requests {
 
 impl Admin {
     /// Accepts connections for ever. Dropping the future closes the listener. Each request is answered under the configuration
-    /// that is in force when it arrives.
-    pub async fn serve(current: CurrentAdmin, bound: Bound, scope: Scope) {
+    /// that is in force when it arrives. An open connection holds one of [`connection_slots`].
+    pub async fn serve(
+        current: CurrentAdmin,
+        bound: Arc<Bound>,
+        scope: Scope,
+        slots: Arc<Semaphore>,
+    ) {
         static FULL: LogThrottle = LogThrottle::new();
 
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
         let shares = Shares::new(PerClient {
             connections: Some(PER_CLIENT),
             requests: None,

@@ -1,4 +1,4 @@
-//! `stats`, `purge`, `warm`, `verify` and `reload`: requests to the running gateway, and their output.
+//! `stats`, `purge`, `warm`, `verify`, `reload` and `upgrade`: requests to the running gateway, and their output.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -7,8 +7,8 @@ use super::admin_client::{AdminClient, AdminClientError};
 use super::progress::{self, ProgressDisplay};
 use super::show;
 use crate::admin::{
-    self, Configuration, Overview, Page, PurgeReport, PurgeRequest, RegistryState, VerifyLine,
-    WarmLine, WarmRequest,
+    self, Configuration, Overview, Page, PurgeReport, PurgeRequest, RegistryState, Upgraded,
+    VerifyLine, WarmLine, WarmRequest,
 };
 use crate::config::Config;
 use oci::platform::{Platform, Platforms};
@@ -41,6 +41,15 @@ pub fn reload(config: &Config) -> ExitCode {
     print_result(reloaded, |configuration| {
         let path = configuration.path.as_deref();
         format!("reloaded {}\n", path.unwrap_or("the built-in defaults"))
+    })
+}
+
+/// Exits 1 if the new process cannot take over.
+pub fn upgrade(config: &Config) -> ExitCode {
+    let upgraded = AdminClient::of(config)
+        .and_then(|client| client.post::<Upgraded>("/api/v1/upgrade", &serde_json::json!({})));
+    print_result(upgraded, |upgraded| {
+        format!("upgraded: process {} serves now\n", upgraded.process)
     })
 }
 

@@ -1,14 +1,16 @@
 //! The open listeners: bound at the start, and added or removed when the configuration changes.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::ServeError;
 use crate::admin::{self, Admin, CurrentAdmin};
 use crate::config::{Config, Listen, Tls};
-use gateway::{Server, Service};
+use gateway::{ListenerPhase, Server, Service};
 use runtime::listen::{Address, Bound};
 use runtime::{SocketPermissions, keys_folder};
 
@@ -16,8 +18,9 @@ use runtime::{SocketPermissions, keys_folder};
 pub struct RunningListener {
     pub address: Address,
     pub url: String,
+    bound: Arc<Bound>,
     service: watch::Sender<Arc<Service>>,
-    shutdown: watch::Sender<bool>,
+    phase: watch::Sender<ListenerPhase>,
     task: JoinHandle<()>,
 }
 
@@ -26,14 +29,39 @@ impl RunningListener {
     pub fn start(server: &Server, address: Address, bound: Bound, service: Service) -> Self {
         let url = service.url.clone();
         let (service, current) = watch::channel(Arc::new(service));
-        let (shutdown, down) = watch::channel(false);
+        let (phase, current_phase) = watch::channel(ListenerPhase::Open);
+        let bound = Arc::new(bound);
+        let listening = server.clone();
+        let listening = listening.listen(bound.clone(), current, current_phase);
         Self {
             address,
             url,
+            bound,
             service,
-            shutdown,
-            task: tokio::spawn(server.clone().listen(bound, current, down)),
+            phase,
+            task: tokio::spawn(listening),
         }
+    }
+
+    /// Its socket, for another process.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        self.bound.duplicate()
+    }
+
+    /// Removes the socket file at the end from now on.
+    pub fn own_file(&self) {
+        self.bound.own_file();
+    }
+
+    /// What it does with connections from now on.
+    pub fn set_phase(&self, phase: ListenerPhase) {
+        if phase == ListenerPhase::HandedOver {
+            self.bound.leave_file();
+        }
+        self.phase.send_replace(phase);
     }
 
     /// Answers requests by another service from now on.
@@ -54,7 +82,7 @@ impl RunningListener {
 
     /// Begins to end: no further connection is accepted, and those in use end after their request.
     pub fn shut_down(&self) {
-        self.shutdown.send_replace(true);
+        self.set_phase(ListenerPhase::Closing);
     }
 
     /// Waits until its socket is closed, after [`RunningListener::shut_down`].
@@ -66,6 +94,8 @@ impl RunningListener {
 /// An admin listener.
 pub struct RunningAdminListener {
     pub place: AdminPlace,
+    bound: Arc<Bound>,
+    connections: Arc<Semaphore>,
     task: JoinHandle<()>,
 }
 
@@ -75,6 +105,18 @@ pub struct AdminPlace {
     pub address: Address,
     pub scope: admin::Scope,
     pub kind: AdminKind,
+}
+
+impl AdminPlace {
+    /// The scheme of its URL.
+    pub fn scheme(&self, config: &Config) -> &'static str {
+        match (self.kind, self.scope, &config.admin.tls) {
+            (AdminKind::Commands, ..) => "",
+            (AdminKind::Configured, admin::Scope::Metrics, _)
+            | (AdminKind::Configured, _, Tls::Off) => "http",
+            (AdminKind::Configured, admin::Scope::Everything, _) => "https",
+        }
+    }
 }
 
 /// What an admin listener is for.
@@ -89,8 +131,36 @@ pub enum AdminKind {
 impl RunningAdminListener {
     /// Accepts connections from now on.
     pub fn start(place: AdminPlace, bound: Bound, current: CurrentAdmin) -> Self {
-        let task = tokio::spawn(Admin::serve(current, bound, place.scope));
-        Self { place, task }
+        let bound = Arc::new(bound);
+        let connections = admin::connection_slots();
+        let serving = Admin::serve(current, bound.clone(), place.scope, connections.clone());
+        Self {
+            task: tokio::spawn(serving),
+            place,
+            bound,
+            connections,
+        }
+    }
+
+    /// Its socket, for another process.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        self.bound.duplicate()
+    }
+
+    /// Removes the socket file at the end from now on.
+    pub fn own_file(&self) {
+        self.bound.own_file();
+    }
+
+    /// Leaves the socket to another process. Returns the slots of connections that are open, which go on.
+    pub async fn hand_over(self) -> Arc<Semaphore> {
+        self.bound.leave_file();
+        let connections = self.connections.clone();
+        self.close().await;
+        connections
     }
 
     /// Closes it. Connections that are open go on.
@@ -137,11 +207,8 @@ pub async fn bind_admin(place: &AdminPlace, config: &Config) -> Result<Option<Bo
     } = place;
     match kind {
         AdminKind::Configured => {
-            let scheme = match (scope, &config.admin.tls) {
-                (admin::Scope::Metrics, _) | (_, Tls::Off) => "http",
-                (admin::Scope::Everything, _) => "https",
-            };
-            bind_as(scope.key(), address, scheme).await.map(Some)
+            let bound = bind_as(scope.key(), address, place.scheme(config));
+            bound.await.map(Some)
         }
         AdminKind::Commands => {
             // Where nothing else needed the folder, it does not exist yet.

@@ -12,7 +12,7 @@ use events::{Events, Recording};
 use gateway::{Admission, AppState, ListenerTls};
 use mirror::{Contents, Mirror, Peers};
 use oci::name::Registry;
-use store::{Bucket, Store};
+use store::{Bucket, Predecessor, Store};
 use upstream::SetUpError;
 
 /// The parts that files and registries of the configuration make.
@@ -162,12 +162,17 @@ pub fn succeed(before: &AppState, after: &AppState) {
     after.mirror.succeed(&before.mirror, &v1);
 }
 
-/// Opens the store with its bucket, and starts its maintenance. Blocks on the disk.
+/// Opens the store with its bucket, and starts its maintenance. With `predecessor` it is taken over. Blocks on the disk.
 pub fn open_store(
     config: &Config,
     uploads_on: &tokio::runtime::Handle,
+    predecessor: Option<Predecessor>,
 ) -> Result<Arc<Store>, ServeError> {
-    let mut store = Store::open(&config.store_settings(), &record_extensions())?;
+    let (settings, extensions) = (config.store_settings(), record_extensions());
+    let mut store = match predecessor {
+        Some(predecessor) => Store::take_over(&settings, &extensions, predecessor)?,
+        None => Store::open(&settings, &extensions)?,
+    };
     if let Some(settings) = config.bucket_settings().map_err(configuration)? {
         store = store.with_bucket(Bucket::new(&settings, uploads_on)?);
     }

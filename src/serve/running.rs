@@ -1,14 +1,17 @@
 //! The running gateway: started, and drained.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::listeners::{
     AdminKind, AdminPlace, RunningAdminListener, RunningListener, addresses, admin_places, bind,
     bind_admin,
 };
 use super::parts::{Outliving, Parts, events_of, open_contents, open_store};
+use super::takeover::Takeover;
 use super::{Load, ServeError};
 use crate::admin::{self, Admin};
 use crate::announce::{self, Announcement};
@@ -38,18 +41,34 @@ pub struct Running {
     pub(super) admin: watch::Sender<Arc<Admin>>,
     pub(super) admin_listeners: Vec<RunningAdminListener>,
     pub(super) draining: watch::Sender<bool>,
+    /// Tasks that write histories and pins to the store.
+    keepers: Vec<AbortHandle>,
+    /// Answers the process that this one has taken over from, until that one ends.
+    predecessor: Option<JoinHandle<()>>,
+    /// Whether another process has taken over.
+    pub(super) is_handed_over: bool,
+    /// The slots of admin connections whose listeners another process has.
+    pub(super) admin_connections: Vec<Arc<Semaphore>>,
 }
 
 impl Running {
-    /// Opens everything and accepts connections, then announces that it is ready.
+    /// Opens everything and accepts connections, then announces that it is ready. With `takeover` the sockets and the store
+    /// are another process's until then.
     pub async fn start(
         config: Config,
         load: Load,
         fills_on: tokio::runtime::Handle,
         commands: mpsc::Sender<admin::Command>,
+        takeover: &mut Option<Takeover>,
     ) -> Result<Self, ServeError> {
         let mut parts = Parts::open(&config, None)?;
-        let store = open_store(&config, &fills_on)?;
+        let mut sockets = None;
+        let mut predecessor = None;
+        if let Some(takeover) = takeover {
+            sockets = Some(open_sockets(&config, Some(takeover)).await?);
+            predecessor = Some(takeover.store().await?);
+        }
+        let store = open_store(&config, &fills_on, predecessor)?;
         // After the certificates: their CA may be one that was just made.
         let contents = open_contents(&config, store.clone(), fills_on)?;
         let content = parts.content(contents)?;
@@ -71,7 +90,10 @@ impl Running {
         let state = parts.state(&config, content, outliving);
         let workers = Workers::start(std::thread::available_parallelism().map_or(1, usize::from))?;
         let server = Server::new(config.limits.connections, shares.clone(), workers);
-        let (bounds, admin_bounds) = open_sockets(&config).await?;
+        let (bounds, admin_bounds) = match sockets {
+            Some(sockets) => sockets,
+            None => open_sockets(&config, None).await?,
+        };
         announce(
             &config,
             &bounds,
@@ -86,11 +108,13 @@ impl Running {
         let history = state.history.clone();
         let admin = Admin::new(configured, history, draining.subscribe(), commands);
         let admin = watch::Sender::new(Arc::new(admin));
-        tokio::spawn(Admin::keep_history(admin.subscribe()));
-        tokio::spawn(Admin::keep_pins(admin.subscribe()));
         let start_admin =
             |(place, bound)| RunningAdminListener::start(place, bound, admin.subscribe());
-        Ok(Self {
+        let predecessor = takeover.take().map(|takeover| {
+            let events = state.events.clone();
+            takeover.ready(state.mirror.clone(), events)
+        });
+        let mut running = Self {
             admin_listeners: admin_bounds.into_iter().map(start_admin).collect(),
             certificates: parts.certificates,
             config,
@@ -104,7 +128,33 @@ impl Running {
             listeners,
             admin,
             draining,
-        })
+            keepers: Vec::new(),
+            predecessor,
+            is_handed_over: false,
+            admin_connections: Vec::new(),
+        };
+        for listener in &running.listeners {
+            listener.own_file();
+        }
+        for listener in &running.admin_listeners {
+            listener.own_file();
+        }
+        running.start_keepers();
+        Ok(running)
+    }
+
+    /// Starts the tasks that write histories and pins to the store.
+    pub(super) fn start_keepers(&mut self) {
+        let history = tokio::spawn(Admin::keep_history(self.admin.subscribe()));
+        let pins = tokio::spawn(Admin::keep_pins(self.admin.subscribe()));
+        self.keepers = vec![history.abort_handle(), pins.abort_handle()];
+    }
+
+    /// Ends them.
+    pub(super) fn stop_keepers(&mut self) {
+        for keeper in self.keepers.drain(..) {
+            keeper.abort();
+        }
     }
 
     /// Reopens the audit log, for log rotation.
@@ -120,6 +170,16 @@ impl Running {
         self.draining.send_replace(true);
         // Nobody could be verified any more; the next process orders what is due.
         drop(self.certificates);
+        let deadline = Instant::now() + self.config.limits.drain;
+        if self.is_handed_over {
+            // Idle connections end by themselves, or at the end.
+            self.server.drained(self.config.limits.drain).await;
+            // The one that asked for the upgrade gets its answer.
+            for connections in &self.admin_connections {
+                let gone = admin::disconnected(connections);
+                let _ = tokio::time::timeout(ADMIN_CLOSING, gone).await;
+            }
+        }
         for listener in &self.listeners {
             listener.shut_down();
         }
@@ -127,20 +187,33 @@ impl Running {
         for listener in self.listeners {
             listener.closed().await;
         }
-        if !self.server.drained(self.config.limits.drain).await {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !self.server.drained(left.max(CLOSING)).await {
             tracing::warn!("limits.drain has expired; remaining requests are cut off");
+        }
+        if let Some(predecessor) = self.predecessor {
+            // Its clients may wait for a fill here.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let _ = tokio::time::timeout(left, predecessor).await;
         }
         // Until now they reported the gateway as live and not ready.
         for listener in self.admin_listeners {
             listener.close().await;
         }
-        self.admin.borrow().write_history();
+        if !self.is_handed_over {
+            self.admin.borrow().write_history();
+        }
         self.store.blobs.stop();
         if let Some(recording) = &self.recording {
             recording.events().flush().await;
         }
     }
 }
+
+/// How long idle connections may take to close.
+const CLOSING: Duration = Duration::from_millis(500);
+/// How long admin connections may last after an upgrade.
+const ADMIN_CLOSING: Duration = Duration::from_secs(2);
 
 fn subscribe_to_alerts(current: watch::Receiver<Option<Events>>) {
     telemetry::alerts::subscribe(move |alert| {
@@ -150,17 +223,34 @@ fn subscribe_to_alerts(current: watch::Receiver<Option<Events>>) {
     });
 }
 
-/// Binds all listeners.
+/// Binds all listeners; those that another process has are taken over.
 async fn open_sockets(
     config: &Config,
+    mut takeover: Option<&mut Takeover>,
 ) -> Result<(Vec<Bound>, Vec<(AdminPlace, Bound)>), ServeError> {
     let mut bounds = Vec::new();
     for (listen, address) in config.listen.iter().zip(addresses(config)) {
-        bounds.push(bind(&address, listen.routing().scheme).await?);
+        let scheme = listen.routing().scheme;
+        let open = match &mut takeover {
+            Some(takeover) => takeover.socket("listen", &address, scheme)?,
+            None => None,
+        };
+        bounds.push(match open {
+            Some(open) => open,
+            None => bind(&address, scheme).await?,
+        });
     }
     let mut admin_bounds = Vec::new();
     for place in admin_places(config) {
-        if let Some(bound) = bind_admin(&place, config).await? {
+        let open = match &mut takeover {
+            Some(takeover) => {
+                takeover.socket(&place.key(), &place.address, place.scheme(config))?
+            }
+            None => None,
+        };
+        if let Some(bound) = open {
+            admin_bounds.push((place, bound));
+        } else if let Some(bound) = bind_admin(&place, config).await? {
             admin_bounds.push((place, bound));
         }
     }

@@ -42,6 +42,11 @@ impl ServiceManager {
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
     }
 
+    /// Another process takes the place of this one.
+    pub fn main_process(&self, process: u32) {
+        self.send(&format!("MAINPID={process}"));
+    }
+
     /// The process drains.
     pub fn stopping(&self) {
         self.send("STOPPING=1");

@@ -47,6 +47,8 @@ pub enum EventAction {
     Unpin,
     /// An operator had the configuration reloaded.
     Reload,
+    /// An operator had a new process take over.
+    Upgrade,
 }
 
 impl EventAction {
@@ -74,6 +76,7 @@ impl EventAction {
             Self::Pin => "pin",
             Self::Unpin => "unpin",
             Self::Reload => "reload",
+            Self::Upgrade => "upgrade",
         }
     }
 }

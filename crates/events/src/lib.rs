@@ -43,6 +43,15 @@ const RESERVED: usize = CHANNEL_CAPACITY / 2;
 /// How long the end of the process waits for them.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A notification for a webhook whose queue another process has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandedNotification {
+    /// The name of its queue.
+    pub queue: String,
+    /// As it is sent.
+    pub body: Vec<u8>,
+}
+
 /// Where events are recorded.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -223,6 +232,7 @@ impl Recording {
         };
         prepared.destinations.subscriptions.push(Subscription {
             filter,
+            name: queue_name(&path),
             queue: known.queue.clone(),
         });
         prepared.webhooks.insert(path, known);
@@ -266,7 +276,24 @@ impl Recording {
     }
 }
 
+impl Recording {
+    /// Leaves the queues of the webhooks to another process, which opens them once this has returned. What they are to get
+    /// from now on is sent to `successor`; the audit log is written on. [`Recording::prepare`] with the same settings, and
+    /// [`Recording::apply`], take the queues back.
+    pub async fn hand_over(&mut self, successor: Sender<HandedNotification>) {
+        // Their tasks end. What is being sent may be sent again by the other process.
+        self.webhooks.clear();
+        let _ = self.events.sender.send(Message::HandOver(successor)).await;
+        self.events.flush().await;
+    }
+}
+
 impl Events {
+    /// Queues a notification that the process before this one made.
+    pub fn take_over(&self, notification: HandedNotification) {
+        self.send(Message::TakeOver(Box::new(notification)), 0);
+    }
+
     /// Whether any webhook wants pulls, which are too many to be emitted for none.
     pub fn wants_pulls(&self) -> bool {
         self.pulls.load(Ordering::Relaxed)
@@ -325,6 +352,12 @@ impl Events {
             tracing::error!("an event is lost: {cause}; logged at most once a minute");
         }
     }
+}
+
+/// The name of a queue, by its folder.
+fn queue_name(folder: &Path) -> String {
+    let name = folder.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// Opens the queue of a webhook.

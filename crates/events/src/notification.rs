@@ -49,7 +49,8 @@ impl NotificationAction {
             | EventAction::Purge
             | EventAction::Pin
             | EventAction::Unpin
-            | EventAction::Reload => None,
+            | EventAction::Reload
+            | EventAction::Upgrade => None,
         }
     }
 

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
 
+use super::HandedNotification;
 use super::audit_log::AuditLog;
 use super::event::Event;
 use super::notification::{self, Filter, NotificationAction, Source};
@@ -22,6 +23,10 @@ pub enum Message {
     ReopenAuditLog,
     /// Where events are recorded from here on.
     Reconfigure(Box<Destinations>),
+    /// Another process has the queues from here on.
+    HandOver(Sender<HandedNotification>),
+    /// Queues a notification of another process.
+    TakeOver(Box<HandedNotification>),
     /// All earlier messages are done.
     Flush(oneshot::Sender<()>),
 }
@@ -30,6 +35,8 @@ pub enum Message {
 #[derive(Debug)]
 pub struct Subscription {
     pub filter: Filter,
+    /// The name of the queue.
+    pub name: String,
     pub queue: Arc<Queue>,
 }
 
@@ -54,6 +61,8 @@ pub enum AuditLogChange {
 pub struct Recorder {
     audit_log: Option<AuditLog>,
     subscriptions: Vec<Subscription>,
+    /// The process that has the queues, if this one does not.
+    successor: Option<Sender<HandedNotification>>,
     source: Source,
 }
 
@@ -63,6 +72,7 @@ impl Recorder {
         Self {
             audit_log: None,
             subscriptions: Vec::new(),
+            successor: None,
             source: Source {
                 host: telemetry::host_name(),
                 instance: fastrand::u128(..),
@@ -89,6 +99,15 @@ impl Recorder {
                         self.audit_log = audit_log;
                     }
                     self.subscriptions = destinations.subscriptions;
+                    self.successor = None;
+                }
+                Message::HandOver(successor) => self.successor = Some(successor),
+                Message::TakeOver(notification) => {
+                    let HandedNotification { queue, body } = *notification;
+                    let mut webhooks = self.subscriptions.iter();
+                    if let Some(webhook) = webhooks.find(|webhook| webhook.name == queue) {
+                        self.push(webhook, &body);
+                    }
                 }
                 // The caller may have given up.
                 Message::Flush(done) => drop(done.send(())),
@@ -136,9 +155,23 @@ impl Recorder {
         }
         let body = body(fastrand::u128(..), &self.source);
         for webhook in webhooks {
-            if webhook.queue.push(&body) == Queued::Dropped {
-                webhook.queue.counted.dropped();
+            self.push(webhook, &body);
+        }
+    }
+
+    /// Queues a notification for a webhook, or sends it to the process that has its queue.
+    fn push(&self, webhook: &Subscription, body: &[u8]) {
+        let is_queued = match &self.successor {
+            Some(successor) => {
+                let (queue, body) = (webhook.name.clone(), body.to_vec());
+                successor
+                    .try_send(HandedNotification { queue, body })
+                    .is_ok()
             }
+            None => webhook.queue.push(body) != Queued::Dropped,
+        };
+        if !is_queued {
+            webhook.queue.counted.dropped();
         }
     }
 

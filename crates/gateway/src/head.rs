@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 
 use oci::error::{ErrorCode, body};
@@ -48,14 +47,12 @@ pub(super) enum Ended {
 }
 
 impl IdleEnd {
-    pub fn new(deadline: Instant, mut shutdown: watch::Receiver<bool>) -> Self {
+    /// `shutdown` is ready once no request is waited for.
+    pub fn new(deadline: Instant, shutdown: impl Future<Output = ()> + Send + 'static) -> Self {
         Self {
             deadline,
             timer: Box::pin(sleep_until(deadline)),
-            shutdown: Box::pin(async move {
-                // A dropped sender counts as a shutdown.
-                let _ = shutdown.wait_for(|&down| down).await;
-            }),
+            shutdown: Box::pin(shutdown),
         }
     }
 

@@ -79,7 +79,7 @@ pub use failure::status_of;
 pub use history::{AccessHistory, FailureKind, FailureRecord};
 pub use old_clients::OldClients;
 pub use resolver::{ChosenBy, NameContext, RegistryEntry, ResolveError, Resolver};
-pub use server::{Server, ServerSettings, Service};
+pub use server::{ListenerPhase, Server, ServerSettings, Service};
 pub use table::{Listener, RoutingTable};
 pub use tls::{
     Authority, AutoTls, CertificateFiles, ListenerTls, TlsError, TlsSettings, with_acme, with_files,

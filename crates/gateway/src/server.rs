@@ -58,6 +58,26 @@ pub struct ServerSettings {
     pub drain: Duration,
 }
 
+/// What a listener does with connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerPhase {
+    /// Accepts them.
+    Open,
+    /// Lets them wait: another process is about to accept them.
+    Paused,
+    /// Another process accepts them. Those that are open end after their next request.
+    HandedOver,
+    /// No one accepts them. Those that are open end after the request in flight.
+    Closing,
+}
+
+impl ListenerPhase {
+    /// Whether open connections serve no further request than the next.
+    fn is_last(self) -> bool {
+        matches!(self, Self::HandedOver | Self::Closing)
+    }
+}
+
 /// The connections of all listeners.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -103,7 +123,7 @@ struct ConnectionService {
 struct ListenerContext {
     server: Server,
     service: watch::Receiver<Arc<Service>>,
-    shutdown: watch::Receiver<bool>,
+    phase: watch::Receiver<ListenerPhase>,
 }
 
 /// The place of a connection within the limits, released when it ends.
@@ -144,23 +164,30 @@ impl Server {
         self.connections.set_limit(connections);
     }
 
-    /// Accepts connections until `shutdown` turns true, which also ends those that are idle. Each request is answered by
-    /// the service that is current when it begins.
+    /// Accepts connections as `phase` says, until it is the last. Each request is answered by the service that is current
+    /// when it begins.
     pub async fn listen(
         self,
-        bound: Bound,
+        bound: Arc<Bound>,
         service: watch::Receiver<Arc<Service>>,
-        mut shutdown: watch::Receiver<bool>,
+        mut phase: watch::Receiver<ListenerPhase>,
     ) {
         let context = Arc::new(ListenerContext {
             server: self,
             service,
-            shutdown: shutdown.clone(),
+            phase: phase.clone(),
         });
         loop {
+            let now = *phase.borrow_and_update();
+            if now.is_last() {
+                return;
+            }
             let accepted = tokio::select! {
-                accepted = bound.accept() => accepted,
-                _ = shutdown.wait_for(|&down| down) => return,
+                changed = phase.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+                accepted = bound.accept(), if now == ListenerPhase::Open => accepted,
             };
             match accepted {
                 // A connection over the limit is closed at once: a client that waits for a response would not
@@ -324,7 +351,9 @@ impl ListenerContext {
         } else {
             settings.http2(NARROW_CONNECTION, NARROW_STREAM)
         };
-        let idle_end = head::IdleEnd::new(deadline, self.shutdown.clone());
+        // A client is told that its next requests belong elsewhere (RFC 9113 §6.8).
+        let end = ended(self.phase.clone(), ListenerPhase::is_last);
+        let idle_end = head::IdleEnd::new(deadline, end);
         let accepted = Http2Connection::accept(stream, &builder, settings.idle_timeout, idle_end);
         if let Ok(Ok(connection)) = timeout_at(deadline, accepted).await {
             // Requests share a counter of this connection's own, which no other thread touches.
@@ -355,7 +384,9 @@ impl ListenerContext {
             idle_timeout,
             ..
         } = service.seen.settings;
-        let mut idle_end = head::IdleEnd::new(deadline, self.shutdown.clone());
+        // One that is handed over waits for its next request: closing it could cross that on its way.
+        let end = ended(self.phase.clone(), |phase| phase == ListenerPhase::Closing);
+        let mut idle_end = head::IdleEnd::new(deadline, end);
         let limits = head::HeadLimits {
             within: header_timeout,
             bytes: header_bytes,
@@ -387,7 +418,7 @@ impl ListenerContext {
                     None => return,
                 },
             };
-            if *self.shutdown.borrow() {
+            if self.phase.borrow().is_last() {
                 session.close_afterwards();
             }
             // What was verified before a change may be refused now.
@@ -400,6 +431,15 @@ impl ListenerContext {
             idle_end.set_deadline(Instant::now() + idle_timeout);
         }
     }
+}
+
+/// Waits for a phase in which a connection no longer waits for requests.
+async fn ended(
+    mut phase: watch::Receiver<ListenerPhase>,
+    is_end: impl Fn(ListenerPhase) -> bool + Send,
+) {
+    // A dropped sender counts as the end.
+    let _ = phase.wait_for(|phase| is_end(*phase)).await;
 }
 
 /// Accepts TLS, if the listener has it.

@@ -70,7 +70,15 @@ impl Download {
     }
 
     pub async fn run(mut self) {
-        let (outcome, source) = self.attempts().await;
+        let (outcome, source) = loop {
+            if let Some(successor) = self.fills.successor() {
+                if let Some(outcome) = self.follow_successor(&successor).await {
+                    break (outcome, self.fill.first_source());
+                }
+            } else if let Some(done) = self.run_here().await {
+                break done;
+            }
+        };
         let registry = source
             .as_ref()
             .map_or("-", |source| source.registry().as_str());
@@ -95,6 +103,32 @@ impl Download {
             }
         }
         self.outcome = Some(outcome);
+    }
+
+    /// Downloads, unless another process takes over: `None` once it does. Then the staged file is a partial, which nothing
+    /// here writes any more.
+    async fn run_here(&mut self) -> Option<(Phase, Option<FillSource>)> {
+        let fills = self.fills.clone();
+        let mut successor = fills.state.successor.subscribe();
+        let running = fills.state.running_here.read();
+        let done = tokio::select! {
+            biased;
+            done = async {
+                let _running = running.await;
+                self.attempts().await
+            } => Some(done),
+            // The sender lives as long as the fills.
+            _ = successor.wait_for(Option::is_some) => None,
+        };
+        if done.is_none() {
+            self.connections.close();
+            (self.early_sync, self.published) = (EarlySync::default(), false);
+            self.fill.retry_sources();
+            self.fill
+                .progress
+                .send_modify(|progress| progress.segments = None);
+        }
+        done
     }
 
     /// Acquires slots, then looks where the blob costs no request (the store, the bucket) before it tries the sources.

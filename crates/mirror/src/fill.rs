@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{RwLock, Semaphore, watch};
 
 use super::ahead::AheadRequests;
 use super::connection_limits::ConnectionLimits;
 use super::download::Download;
+use super::handover::Successor;
 use super::peer::Peers;
 use super::progress::{FillError, Phase, Progress};
 use super::source::{FillKey, FillSource};
@@ -123,6 +124,22 @@ impl Fill {
         self.sources().waiting.pop_front()
     }
 
+    /// Has all sources tried again that have not refused.
+    pub fn retry_sources(&self) {
+        let mut sources = self.sources();
+        let is_refused = |source: &&FillSource| {
+            sources
+                .refused
+                .iter()
+                .any(|(known, _)| known.is_same(source))
+        };
+        let known = sources.known.iter();
+        sources.waiting = known
+            .filter(|source| !is_refused(source))
+            .cloned()
+            .collect();
+    }
+
     /// Whether any source was not tried.
     pub fn has_more_sources(&self) -> bool {
         !self.sources().waiting.is_empty()
@@ -224,6 +241,10 @@ pub(super) struct FillsState {
     pub connection_limits: ConnectionLimits,
     /// The other gateways of the bucket.
     pub peers: Option<Peers>,
+    /// The process that has the store now, if this one has handed it over.
+    pub successor: watch::Sender<Option<Successor>>,
+    /// Read by each download while it may write to the store.
+    pub running_here: RwLock<()>,
 }
 
 impl Fills {
@@ -245,10 +266,17 @@ impl Fills {
             hashing: Semaphore::new(HASHED_AT_ONCE),
             connection_limits: ConnectionLimits::default(),
             peers,
+            successor: watch::Sender::new(None),
+            running_here: RwLock::new(()),
         };
         Self {
             state: Arc::new(state),
         }
+    }
+
+    /// The process that has the store now, if this one has handed it over.
+    pub fn successor(&self) -> Option<Successor> {
+        self.state.successor.borrow().clone()
     }
 
     /// Joins the fill of `key`, or starts it. An unproven claim may only join a fill that asks the same source, which

@@ -35,6 +35,7 @@ mod fill_reader;
 mod fill_status;
 mod freshness;
 mod gate;
+mod handover;
 mod lists;
 mod manifest;
 mod manifest_claim;
@@ -85,6 +86,7 @@ pub use freshness::{
     stale_age, unix_seconds,
 };
 pub use gate::GATE_RECORDS;
+pub use handover::{FillNews, Successor, SuccessorQuery};
 pub use lists::PageAnswer;
 pub use manifest::{ManifestAnswer, ReadMethod, UNCACHED_DEADLINE};
 pub use origin::{ContentScope, HeadPolicy, OriginSettings};
@@ -197,12 +199,8 @@ impl Mirror {
     fn resume_partials(&self) {
         for (digest, note) in self.state.store.blobs.partials() {
             let sources = note.sources.iter().filter_map(|(registry, repository)| {
-                let origin = self.state.origins.get(&Registry::new(registry));
-                let origin = origin.filter(|origin| !origin.is_per_caller())?;
-                Some(FillSource::Blob(BlobSource {
-                    origin: OriginView::of_account(origin.clone()),
-                    name: RepositoryName::new(origin.registry(), &repository.parse().ok()?),
-                }))
+                let repository = repository.parse().ok()?;
+                self.source_of_account(&Registry::new(registry), repository)
             });
             for source in sources {
                 let key = FillKey::Digest(digest);
@@ -212,6 +210,16 @@ impl Mirror {
                     .join(key, source, SourceClaim::Proven);
             }
         }
+    }
+
+    /// A repository as a source, unless its registry is asked with the logins of clients.
+    fn source_of_account(&self, registry: &Registry, repository: Repository) -> Option<FillSource> {
+        let origin = self.state.origins.get(registry);
+        let origin = origin.filter(|origin| !origin.is_per_caller())?;
+        Some(FillSource::Blob(BlobSource {
+            origin: OriginView::of_account(origin.clone()),
+            name: RepositoryName::new(origin.registry(), &repository),
+        }))
     }
 
     /// The store behind it.

@@ -138,6 +138,7 @@ impl Mirror {
                 state.invalidate(&permit, &moved, Change::Uncertain).await;
             }
             state.apply(&permit, write_outcome, writing).await;
+            state.tell_change(permit.name()).await;
         };
         let _ = tokio::spawn(applying).await;
     }

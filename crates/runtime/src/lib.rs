@@ -5,6 +5,7 @@ pub mod folder;
 pub mod generation;
 pub mod keys_folder;
 pub mod listen;
+pub mod message_socket;
 pub mod per_thread;
 pub mod rate;
 pub mod recent;

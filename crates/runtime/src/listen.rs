@@ -3,7 +3,9 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -42,6 +44,8 @@ pub struct Bound {
     socket: Listening,
     /// The address for clients: `https://127.0.0.1:5000` or `unix:PATH`.
     pub url: String,
+    /// Whether its socket file belongs to another process.
+    leaves_file: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -113,10 +117,7 @@ impl Bound {
             Address::Everywhere(port) => Self::tcp(everywhere(*port), scheme),
             Address::Unix(path, permissions) => {
                 let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-                socket_file::bind(&path, permissions).map(|socket| Self {
-                    url: format!("unix:{}", path.display()),
-                    socket: Listening::Unix(socket, path),
-                })
+                socket_file::bind(&path, permissions).map(|socket| Self::unix(socket, path))
             }
         };
         bound.map_err(|source| BindError::of(address, source))
@@ -126,7 +127,67 @@ impl Bound {
         let socket = socket?;
         let url = format!("{scheme}://{}", socket.local_addr()?);
         let socket = Listening::Tcp(socket);
-        Ok(Self { socket, url })
+        Ok(Self {
+            socket,
+            url,
+            leaves_file: AtomicBool::new(false),
+        })
+    }
+
+    fn unix(socket: UnixListener, path: PathBuf) -> Self {
+        Self {
+            url: format!("unix:{}", path.display()),
+            socket: Listening::Unix(socket, path),
+            leaves_file: AtomicBool::new(false),
+        }
+    }
+
+    /// The listener of a socket that another process has bound, which owns its socket file. `scheme` is that of the URL on
+    /// TCP.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] if it does not listen for connections; else the system's.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub fn passed(socket: OwnedFd, scheme: &str) -> io::Result<Self> {
+        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
+        let socket = Socket::from(socket);
+        if !socket.is_listener()? {
+            return Err(invalid("it does not listen for connections"));
+        }
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        if address.is_ipv4() || address.is_ipv6() {
+            return Self::tcp(TcpListener::from_std(socket.into()), scheme);
+        }
+        let path = address.as_pathname();
+        let path = path.ok_or_else(|| invalid("it has no path"))?.to_owned();
+        let bound = Self::unix(UnixListener::from_std(socket.into())?, path);
+        bound.leave_file();
+        Ok(bound)
+    }
+
+    /// The socket, for another process.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        let socket = match &self.socket {
+            Listening::Tcp(socket) => socket.as_fd(),
+            Listening::Unix(socket, _) => socket.as_fd(),
+        };
+        socket.try_clone_to_owned()
+    }
+
+    /// Leaves the socket file in place when it is dropped, since it belongs to another process.
+    pub fn leave_file(&self) {
+        self.leaves_file.store(true, Ordering::Relaxed);
+    }
+
+    /// Removes the socket file when it is dropped, since it belongs to this process.
+    pub fn own_file(&self) {
+        self.leaves_file.store(false, Ordering::Relaxed);
     }
 
     /// Waits for a connection.
@@ -146,7 +207,9 @@ impl Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if let Listening::Unix(_, path) = &self.socket {
+        if let Listening::Unix(_, path) = &self.socket
+            && !*self.leaves_file.get_mut()
+        {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -184,6 +247,42 @@ fn listener(domain: Domain, address: SocketAddr) -> io::Result<TcpListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn passed_sockets_accept_and_keep_their_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.sock");
+        for address in [
+            Address::Tcp("127.0.0.1:0".to_owned()),
+            Address::Unix(path.clone(), SocketPermissions::default()),
+        ] {
+            let bound = Bound::bind(&address, "http").await.expect("bound");
+            let passed = bound.duplicate().expect("duplicated");
+            bound.leave_file();
+            let url = bound.url.clone();
+            drop(bound);
+            let passed = Bound::passed(passed, "http").expect("a listener");
+            assert_eq!(passed.url, url);
+            let connected: io::Result<()> = match url.strip_prefix("http://") {
+                Some(authority) => TcpStream::connect(authority).await.map(drop),
+                None => UnixStream::connect(&path).await.map(drop),
+            };
+            connected.expect("connected");
+            passed.accept().await.expect("a connection");
+            drop(Bound::passed(
+                passed.duplicate().expect("duplicated"),
+                "http",
+            ));
+            assert_eq!(path.exists(), url.starts_with("unix"), "it is another's");
+            passed.own_file();
+        }
+        assert!(!path.exists(), "the owner removes it");
+        let file = OwnedFd::from(tempfile::tempfile().expect("a file"));
+        assert!(Bound::passed(file, "http").is_err());
+        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let error = Bound::passed(datagrams.into(), "http").expect_err("no listener");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
 
     #[tokio::test]
     async fn a_port_is_open_on_both_families() {

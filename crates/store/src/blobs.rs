@@ -42,8 +42,12 @@ pub struct Blob {
 impl Blobs {
     /// # Errors
     /// When the folder of partials cannot be read.
-    pub(super) fn open_in(root: &Path, space: Arc<Space>) -> io::Result<Self> {
-        let partials = Arc::new(Partials::open(root, &space)?);
+    pub(super) fn open_in(
+        root: &Path,
+        space: Arc<Space>,
+        predecessor: Option<u32>,
+    ) -> io::Result<Self> {
+        let partials = Arc::new(Partials::open(root, &space, predecessor)?);
         Ok(Self {
             root: root.to_owned(),
             space,
@@ -246,6 +250,26 @@ impl Blobs {
     /// Leaves staged blobs on disk when they are dropped, for the next process to resume. Call it at shutdown.
     pub fn stop(&self) {
         self.partials.stop();
+    }
+
+    /// Leaves the partials to another process. Blocks while one is being committed.
+    pub(super) fn hand_over(&self) {
+        self.partials.hand_over();
+    }
+
+    /// Continues after [`Blobs::hand_over`] with the partials that are on disk. Blocks on the disk.
+    pub(super) fn resume_after_stop(&self) {
+        if let Err(error) = self.partials.resume_after_stop(&self.space) {
+            warn_degraded("partials cannot be read", &error);
+        }
+    }
+
+    /// The file of a partial that another process writes. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn follow_partial(&self, digest: &Digest) -> io::Result<OpenFile> {
+        Ok(OpenFile::staged(File::open(self.partials.path(digest))?))
     }
 
     /// Drops the partial that was parked first. False when there is none.

@@ -37,8 +37,8 @@ fn replace(
     let folder = path.parent().unwrap_or(Path::new("."));
     create_folder(staging)?;
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-    // One process at a time uses the store, so a serial number is unique.
-    let temporary = staging.join(format!(".tmp-{serial}"));
+    // The process that this one takes over from may write records to its end.
+    let temporary = staging.join(format!(".tmp-{}-{serial}", std::process::id()));
     let rename = || {
         create_folder(folder)?;
         std::fs::rename(&temporary, path)

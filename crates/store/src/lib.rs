@@ -63,8 +63,11 @@ mod sweep;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -145,7 +148,18 @@ pub struct Store {
     extensions: Vec<Extension>,
     scrub_every: watch::Sender<Option<Duration>>,
     is_new: bool,
-    _lock: File,
+    /// Whether another process maintains it.
+    handed_over: AtomicBool,
+    lock: File,
+}
+
+/// The process that a store is taken over from. It goes on serving for a while.
+#[derive(Debug)]
+pub struct Predecessor {
+    /// The lock of the store, as [`Store::hand_over`] gave it.
+    pub lock: File,
+    /// Its process id: files that it may still write have it in their names.
+    pub process: u32,
 }
 
 impl Store {
@@ -155,6 +169,26 @@ impl Store {
     /// # Errors
     /// [`OpenError`] when the folder cannot be written, is locked, or has a newer layout.
     pub fn open(settings: &Settings, extensions: &[Extension]) -> Result<Self, OpenError> {
+        Self::open_after(settings, extensions, None)
+    }
+
+    /// [`Store::open`] while another process has the lock, and hands it over.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn take_over(
+        settings: &Settings,
+        extensions: &[Extension],
+        predecessor: Predecessor,
+    ) -> Result<Self, OpenError> {
+        Self::open_after(settings, extensions, Some(predecessor))
+    }
+
+    fn open_after(
+        settings: &Settings,
+        extensions: &[Extension],
+        predecessor: Option<Predecessor>,
+    ) -> Result<Self, OpenError> {
         let root = &settings.path;
         let at = |path: &Path| {
             let path = path.to_owned();
@@ -169,10 +203,12 @@ impl Store {
         ] {
             std::fs::create_dir_all(&folder).map_err(at(&folder))?;
         }
-        let lock = lock(&root.join("lock"))?;
+        let process = predecessor.as_ref().map(|before| before.process);
+        let lock = lock(&root.join("lock"), predecessor)?;
         let is_new = check_version(root)?;
         let space = Arc::new(Space::new(&for_content(settings)));
-        let blobs = Blobs::open_in(root, space.clone()).map_err(at(&root.join(PARTIALS)))?;
+        let blobs = Blobs::open_in(root, space.clone(), process);
+        let blobs = blobs.map_err(at(&root.join(PARTIALS)))?;
         let kinds = extensions.iter().flat_map(|extension| extension.kinds);
         let kinds = kinds.copied().collect();
         let records = RecordStore::new(root, space.clone(), settings.persist_after(), kinds);
@@ -186,8 +222,35 @@ impl Store {
             extensions: extensions.to_vec(),
             scrub_every: watch::Sender::new(settings.scrub_every),
             is_new,
-            _lock: lock,
+            handed_over: AtomicBool::new(false),
+            lock,
         })
+    }
+
+    /// Hands the store over to another process: unfinished downloads stay on disk for it, and it does the maintenance
+    /// from now on. Blobs and records can be read on; small bodies and records of writes can be stored on. Call it when no
+    /// fill writes any more. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the lock cannot be duplicated.
+    pub fn hand_over(&self) -> io::Result<OwnedFd> {
+        let lock = self.lock.as_fd().try_clone_to_owned()?;
+        self.blobs.hand_over();
+        self.records.keep_answers_in_memory(true);
+        self.handed_over.store(true, Ordering::SeqCst);
+        Ok(lock)
+    }
+
+    /// Takes the store back from a process that has ended, after [`Store::hand_over`]. Blocks on the disk.
+    pub fn take_back(&self) {
+        self.blobs.resume_after_stop();
+        self.records.keep_answers_in_memory(false);
+        self.handed_over.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether another process maintains it.
+    pub fn is_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::SeqCst)
     }
 
     /// Applies changed limits and TTLs from now on. The path stays, and so does how often last uses are written.
@@ -226,8 +289,8 @@ fn for_content(settings: &Settings) -> Settings {
     }
 }
 
-/// Takes the lock file.
-fn lock(path: &Path) -> Result<File, OpenError> {
+/// Takes the lock file, or takes it over.
+fn lock(path: &Path, predecessor: Option<Predecessor>) -> Result<File, OpenError> {
     use rustix::fs::{FlockOperation, flock};
 
     let io_error = |source| OpenError::Io {
@@ -240,6 +303,11 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .write(true)
         .open(path)
         .map_err(io_error)?;
+    // The lock belongs to the open file, which both processes share.
+    let file = match predecessor {
+        Some(before) if is_same_file(&before.lock, &file).map_err(io_error)? => before.lock,
+        _ => file,
+    };
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked {
@@ -247,6 +315,11 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         }),
         Err(error) => Err(io_error(error.into())),
     }
+}
+
+fn is_same_file(one: &File, other: &File) -> io::Result<bool> {
+    let (one, other) = (one.metadata()?, other.metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
 }
 
 /// Checks the version of the layout; true if there is no store yet.

@@ -98,6 +98,11 @@ fn maintain(store: &Weak<Store>) {
     drop(first);
     let mut backoff = Backoff::default();
     while let Some(this) = store.upgrade() {
+        if this.is_handed_over() {
+            drop(this);
+            sleep(CHECK_EVERY, store);
+            continue;
+        }
         this.blobs.drop_expired_partials(SystemTime::now());
         if this.retention.advance() {
             every = sweep_interval(&this);
@@ -138,11 +143,14 @@ fn scrub_repeatedly(store: &Weak<Store>) {
     loop {
         let Some(this) = store.upgrade() else { return };
         let every = *this.scrub_every.borrow();
-        if let Some(every) = every.filter(|_| this.space.is_scanned()) {
+        let is_due = this.space.is_scanned() && !this.is_handed_over();
+        if let Some(every) = every.filter(|_| is_due) {
             let pass = noted.get_or_insert_with(|| this.read_pass());
             // Stops as soon as this thread is the last owner, or the interval changed.
             this.scrub_some(pass, every, &|| {
-                Arc::strong_count(&this) == 1 || *this.scrub_every.borrow() != Some(every)
+                Arc::strong_count(&this) == 1
+                    || *this.scrub_every.borrow() != Some(every)
+                    || this.is_handed_over()
             });
         } else {
             drop(this);

@@ -7,12 +7,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::durable::{write_atomic, write_without_sync};
+use super::durable::{ignore_absent, write_atomic, write_without_sync};
 use super::extents;
 use super::layout::{BLOCK, PARTIALS, digest_name, parse_digest_name};
 use super::open_file::{Counted, OpenFile};
@@ -108,7 +108,12 @@ pub(super) struct Partials {
     parked: Mutex<HashMap<Digest, Parked>>,
     /// Whether staged files stay on disk when they are dropped, since the process ends.
     stopping: AtomicBool,
+    /// Whether another process writes the partials. Locked while one is staged or committed.
+    handed_over: RwLock<bool>,
 }
+
+/// Holds off a handover while a partial is staged, resumed or committed.
+pub(super) type Owned<'a> = RwLockReadGuard<'a, bool>;
 
 #[derive(Debug)]
 enum Parked {
@@ -138,23 +143,26 @@ impl Parked {
 }
 
 impl Partials {
-    /// Reads the folder: partials that can be resumed stay, the rest is removed.
+    /// Reads the folder: partials that can be resumed stay, and what `predecessor` may still write; the rest is removed.
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub fn open(root: &Path, space: &Arc<Space>) -> io::Result<Self> {
+    pub fn open(root: &Path, space: &Arc<Space>, predecessor: Option<u32>) -> io::Result<Self> {
         let partials = Self {
             root: root.join(PARTIALS),
             parked: Mutex::default(),
             stopping: AtomicBool::new(false),
+            handed_over: RwLock::new(false),
         };
         let mut parked = HashMap::new();
         for entry in std::fs::read_dir(&partials.root)? {
             let path = entry?.path();
             if let Some((digest, found)) = resumable(&path, space) {
                 parked.insert(digest, found);
-            } else if path.extension().is_none_or(|extension| extension != "json") {
-                std::fs::remove_file(&path)?;
+            } else if path.extension().is_none_or(|extension| extension != "json")
+                && !predecessor.is_some_and(|process| is_of_process(&path, process))
+            {
+                ignore_absent(std::fs::remove_file(&path))?;
             }
         }
         for entry in std::fs::read_dir(&partials.root)? {
@@ -164,20 +172,41 @@ impl Partials {
                 .is_some_and(|extension| extension == "json")
                 && !path.with_extension("").exists();
             if orphaned {
-                std::fs::remove_file(&path)?;
+                ignore_absent(std::fs::remove_file(&path))?;
             }
         }
         *partials.parked() = parked;
         Ok(partials)
     }
 
+    /// Continues after [`Partials::hand_over`]: what was left on disk can be resumed.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn resume_after_stop(&self, space: &Arc<Space>) -> io::Result<()> {
+        *self
+            .handed_over
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = false;
+        self.stopping.store(false, Ordering::SeqCst);
+        for entry in std::fs::read_dir(&self.root)? {
+            if let Some((digest, found)) = resumable(&entry?.path(), space) {
+                self.parked().entry(digest).or_insert(found);
+            }
+        }
+        Ok(())
+    }
+
     pub fn path(&self, digest: &Digest) -> PathBuf {
         self.root.join(digest_name(digest))
     }
 
-    /// The path of a separate file for a body that is written at once, of which there may be several.
+    /// The path of a separate file for a body that is written at once, of which there may be several. The process that
+    /// this one takes over from may write such files to its end.
     pub fn unique_path(&self, digest: &Digest, serial: u64) -> PathBuf {
-        self.root.join(format!("{}.{serial}", digest_name(digest)))
+        let process = std::process::id();
+        self.root
+            .join(format!("{}.{serial}-{process}", digest_name(digest)))
     }
 
     /// Writes the note that a later process needs to resume. A note takes one block: sources that do not fit, and
@@ -209,6 +238,30 @@ impl Partials {
     /// Leaves staged files on disk from now on, for a later process to resume.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Leaves the partials to another process. Waits until those that are being staged or committed are.
+    pub fn hand_over(&self) {
+        self.stop();
+        *self
+            .handed_over
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    /// Holds off a handover.
+    ///
+    /// # Errors
+    /// When another process writes the partials.
+    pub fn own(&self) -> io::Result<Owned<'_>> {
+        let handed_over = self
+            .handed_over
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *handed_over {
+            return Err(io::Error::other("another process has taken over the store"));
+        }
+        Ok(handed_over)
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -357,6 +410,14 @@ impl Partials {
     fn parked(&self) -> MutexGuard<'_, HashMap<Digest, Parked>> {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a file has a process in its name, as temporary files and those of [`Partials::unique_path`] do.
+fn is_of_process(path: &Path, process: u32) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| {
+        name.ends_with(&format!("-{process}")) || name.starts_with(&format!(".tmp-{process}-"))
+    })
 }
 
 /// A partial of an earlier process that can be resumed.

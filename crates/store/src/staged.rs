@@ -70,6 +70,8 @@ struct StagedFile {
     path: PathBuf,
     /// Whether it has a note, so that it can be resumed.
     has_note: bool,
+    /// Whether the path has no process in its name: another process that takes over uses it.
+    is_shared: bool,
     file: Arc<OpenFile>,
     /// `None` once the file was committed or parked.
     reservation: Option<Reservation>,
@@ -107,7 +109,7 @@ impl Drop for StagedFile {
         let Some(mut reservation) = self.reservation.take() else {
             return;
         };
-        if self.has_note && self.partials.is_stopping() {
+        if self.is_shared && self.partials.is_stopping() {
             return;
         }
         let _ = std::fs::remove_file(&self.path);
@@ -124,6 +126,7 @@ impl StagedBlob {
         Self {
             digest: *digest,
             staged: StagedFile {
+                is_shared: path == blobs.partials.path(digest),
                 path,
                 has_note: partial.progress.note.is_resumable(),
                 file: partial.file,
@@ -313,6 +316,10 @@ impl StagedBlob {
             };
             return Err(CommitError::Mismatch(Box::new(mismatch)));
         }
+        let _own = match staged.is_shared {
+            true => Some(blobs.partials.own()?),
+            false => None,
+        };
         staged.file.sync_all()?;
         let target = blob_path(&blobs.root, &digest);
         let folder = target.parent().unwrap_or(&blobs.root);

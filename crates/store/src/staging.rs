@@ -59,6 +59,7 @@ impl Blobs {
         reservation: Reservation,
         note: PartialNote,
     ) -> io::Result<StagedBlob> {
+        let _own = self.partials.own()?;
         if note.is_resumable() {
             self.partials.write_note(digest, &note)?;
         }
@@ -106,6 +107,9 @@ impl Blobs {
     /// # Errors
     /// When the partial cannot be read.
     pub fn resume(&self, digest: &Digest) -> io::Result<Option<StagedBlob>> {
+        let Ok(_own) = self.partials.own() else {
+            return Ok(None);
+        };
         let Some(mut resumed) = self.partials.take(digest)? else {
             return Ok(None);
         };

@@ -215,6 +215,30 @@ impl Gateway {
         self.roadstead(&["reload"])
     }
 
+    /// `roadstead upgrade`, whose output says which process serves from now on.
+    #[track_caller]
+    pub fn upgrade(&mut self) {
+        let output = self.roadstead(&["upgrade"]);
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{out}{err}");
+        let pid = out.strip_prefix("upgraded: process ");
+        let pid = pid.and_then(|rest| rest.split(' ').next()?.parse().ok());
+        let pid = pid.unwrap_or_else(|| panic!("{out}"));
+        self.running_mut().succeeded_by(pid);
+    }
+
+    /// Sends a signal.
+    pub fn signal(&mut self, signal: rustix::process::Signal) {
+        self.running_mut().signal(signal);
+    }
+
+    /// The process, to watch it.
+    #[track_caller]
+    pub fn process(&mut self) -> &mut Process {
+        self.running_mut()
+    }
+
     /// Waits for the exit of a process that was terminated or is expected to fail.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {

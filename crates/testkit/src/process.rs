@@ -33,6 +33,8 @@ pub struct Process {
     child: Child,
     log: PathBuf,
     exited: Option<ExitStatus>,
+    /// The process of its group that has taken its place.
+    successor: Option<u32>,
 }
 
 impl Process {
@@ -51,7 +53,18 @@ impl Process {
             child,
             log: log.to_owned(),
             exited: None,
+            successor: None,
         })
+    }
+
+    /// From now on it is another process of its group, whose exit status counts as success.
+    pub fn succeeded_by(&mut self, pid: u32) {
+        self.successor = Some(pid);
+    }
+
+    /// Whether the process that it was started as has ended.
+    pub fn first_has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
     /// [`Process::spawn`] with standard output in the same log.
@@ -65,9 +78,9 @@ impl Process {
         &mut self.child
     }
 
-    /// The process id, which is its group's as well.
+    /// The process id. That of the process which was started is its group's as well.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.successor.unwrap_or_else(|| self.child.id())
     }
 
     /// Everything written to the log so far.
@@ -78,7 +91,14 @@ impl Process {
     /// The exit status, if it has ended by itself.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         if self.exited.is_none() {
-            self.exited = self.child.try_wait().ok().flatten();
+            self.exited = match self.successor {
+                None => self.child.try_wait().ok().flatten(),
+                Some(pid) => {
+                    let stat = read_lossy(Path::new(&format!("/proc/{pid}/stat")));
+                    let is_running = !stat.is_empty() && !stat.contains(") Z ");
+                    (!is_running).then(ExitStatus::default)
+                }
+            };
             if self.exited.is_some() {
                 self.sweep();
             }
@@ -89,7 +109,10 @@ impl Process {
     /// Sends a signal to the program alone, not to its group.
     pub fn signal(&mut self, signal: Signal) {
         if self.exited().is_none() {
-            let _ = kill_process(self.as_pid(), signal);
+            let process = self
+                .successor
+                .and_then(|pid| Pid::from_raw(pid.cast_signed()));
+            let _ = kill_process(process.unwrap_or_else(|| self.as_pid()), signal);
         }
     }
 
@@ -139,7 +162,7 @@ impl Process {
     /// Kills the group, once: later its number may be another's.
     fn sweep(&self) {
         let _ = kill_process_group(self.as_pid(), Signal::KILL);
-        watch('-', self.pid());
+        watch('-', self.child.id());
     }
 
     fn as_pid(&self) -> Pid {

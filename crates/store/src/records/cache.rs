@@ -84,6 +84,14 @@ impl RecordCache {
         self.entries.insert(key.clone(), Arc::new(entry));
     }
 
+    pub fn remove_where(&self, concerned: impl Fn(&RecordKey) -> bool) {
+        for (key, _) in &self.entries {
+            if concerned(&key) {
+                self.entries.invalidate(&*key);
+            }
+        }
+    }
+
     pub fn remove(&self, key: &RecordKey) {
         self.entries.invalidate(key);
     }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use runtime::generation;
 
@@ -181,11 +182,18 @@ impl RecordStore {
         if !question.is_current() {
             return false;
         }
-        let persisted = self.write_file(&locked, key, encoded);
+        let in_memory = self.inner.answers_in_memory.load(Ordering::SeqCst);
+        let persisted = if in_memory {
+            Persisted::No
+        } else {
+            self.write_file(&locked, key, encoded)
+        };
         let (record, length) = (&encoded.record, encoded.json.len());
         let stored = question.answer(|| self.cache(key, record, length, persisted));
         if stored.is_none() {
-            warn_unless_removed(locked.remove());
+            if !in_memory {
+                warn_unless_removed(locked.remove());
+            }
             return false;
         }
         self.publish(key, record.as_ref(), reach);
@@ -241,7 +249,11 @@ impl RecordStore {
             return Ok(());
         };
         if let Some(encoded) = encode(key, Arc::new(new)) {
-            let persisted = self.write_file(&locked, key, &encoded);
+            let persisted = if inner.answers_in_memory.load(Ordering::SeqCst) {
+                Persisted::No
+            } else {
+                self.write_file(&locked, key, &encoded)
+            };
             let (record, length) = (&encoded.record, encoded.json.len());
             let generations = &inner.generations;
             generations.write(key, || self.cache(key, record, length, persisted));

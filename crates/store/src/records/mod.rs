@@ -22,7 +22,7 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -99,6 +99,8 @@ struct Inner {
     generations: Generations<RecordKey>,
     bucket: OnceLock<Bucket>,
     lists: RepositoryLists,
+    /// Whether the answers of upstreams are not written to disk, where another process writes them now.
+    answers_in_memory: AtomicBool,
     /// The kinds that other crates added.
     kinds: Vec<&'static ExtensionKind>,
 }
@@ -134,6 +136,7 @@ impl RecordStore {
                 generations: Generations::default(),
                 bucket: OnceLock::new(),
                 lists: RepositoryLists::new(),
+                answers_in_memory: AtomicBool::new(false),
                 kinds,
             }),
         }
@@ -142,6 +145,20 @@ impl RecordStore {
     /// Sets the bucket to share records in.
     pub(crate) fn share(&self, bucket: &Bucket) {
         let _ = self.inner.bucket.set(bucket.clone());
+    }
+
+    /// Whether answers to questions stay in memory from now on. Writes and removals reach the disk nevertheless.
+    pub(crate) fn keep_answers_in_memory(&self, value: bool) {
+        self.inner.answers_in_memory.store(value, Ordering::SeqCst);
+    }
+
+    /// Reads the records of a repository from the disk again, since another process has changed some.
+    pub fn reread(&self, name: &RepositoryName) {
+        let is_of = |key: &RecordKey| key.repository() == Some(name);
+        self.inner.generations.write_where(is_of, || {
+            self.inner.cache.remove_where(is_of);
+        });
+        self.inner.lists.clear();
     }
 
     /// Begins a question about a record. Call it before asking the upstream.
