@@ -331,8 +331,7 @@ fn five_upgrades_lose_no_request() {
         let put = send(reqwest::Method::PUT, &tag, MEDIA_MANIFEST, manifest);
         assert_eq!(put.status(), 201);
     };
-    type Task<'a> = &'a (dyn Fn(&Web) + Sync);
-    let tasks: [Task<'_>; 4] = [&pull_warm, &pull_cold, &pull_range, &push];
+    let tasks: [&(dyn Fn(&Web) + Sync); 4] = [&pull_warm, &pull_cold, &pull_range, &push];
     let processes = std::thread::scope(|scope| {
         for task in tasks {
             for web in [Web::h1(Some(&ca)), Web::h2(Some(&ca))] {

@@ -64,14 +64,13 @@ impl ProblemCode {
             Self::CrossSiteRequest | Self::OtherMachine => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::VerifyRunning => StatusCode::CONFLICT,
+            Self::VerifyRunning | Self::NotUpgraded => StatusCode::CONFLICT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::WrongHost => StatusCode::MISDIRECTED_REQUEST,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
             Self::InvalidConfiguration => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::NotUpgraded => StatusCode::CONFLICT,
             Self::Unavailable
             | Self::StoreFailed
             | Self::StoreScanning

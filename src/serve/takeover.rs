@@ -124,7 +124,7 @@ impl Takeover {
 
     /// Says why this process ends.
     pub async fn failed(&self, error: &ServeError) {
-        let reason = telemetry::chain(error).to_string();
+        let reason = telemetry::chain(error);
         // The other process may be gone.
         let _ = send(&self.socket, &ToPredecessor::Failed { reason }, None).await;
     }

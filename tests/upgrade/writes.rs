@@ -59,10 +59,10 @@ fn upload_goes_on_in_the_new_process() {
     let (origin, mut gateway) = scene();
     origin.take_pushes();
     let mut client = Raw::connect(gateway.url(1), None);
-    let begin = [("Content-Length", "0")];
-    let begun = client.exchange("POST", "/v2/team/app/blobs/uploads/", &begin);
-    assert_eq!(begun.status(), 202);
-    let location = begun.header("location").expect("a location");
+    let empty = [("Content-Length", "0")];
+    let upload = client.exchange("POST", "/v2/team/app/blobs/uploads/", &empty);
+    assert_eq!(upload.status(), 202);
+    let location = upload.header("location").expect("a location");
     let path = &location[location.find("/v2/").expect("a path")..];
     gateway.upgrade();
     let body = random(3, 100_000);

@@ -193,7 +193,7 @@ impl Mirror {
 
     /// Starts a fill for the process before this one, whose client may read the repository.
     fn fill_for(&self, digest: Digest, name: &RepositoryName) -> Option<Follower> {
-        let source = self.source_of_account(&name.registry, name.repository.clone())?;
+        let source = self.source_of_account(&name.registry, &name.repository)?;
         let fills = &self.state.contents.fills;
         match fills.join(FillKey::Digest(digest), source, SourceClaim::Unproven) {
             Joined::Fill { follower, .. } => Some(follower),

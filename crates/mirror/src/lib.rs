@@ -200,7 +200,7 @@ impl Mirror {
         for (digest, note) in self.state.store.blobs.partials() {
             let sources = note.sources.iter().filter_map(|(registry, repository)| {
                 let repository = repository.parse().ok()?;
-                self.source_of_account(&Registry::new(registry), repository)
+                self.source_of_account(&Registry::new(registry), &repository)
             });
             for source in sources {
                 let key = FillKey::Digest(digest);
@@ -213,12 +213,16 @@ impl Mirror {
     }
 
     /// A repository as a source, unless its registry is asked with the logins of clients.
-    fn source_of_account(&self, registry: &Registry, repository: Repository) -> Option<FillSource> {
+    fn source_of_account(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+    ) -> Option<FillSource> {
         let origin = self.state.origins.get(registry);
         let origin = origin.filter(|origin| !origin.is_per_caller())?;
         Some(FillSource::Blob(BlobSource {
             origin: OriginView::of_account(origin.clone()),
-            name: RepositoryName::new(origin.registry(), &repository),
+            name: RepositoryName::new(origin.registry(), repository),
         }))
     }
 

@@ -316,10 +316,7 @@ impl StagedBlob {
             };
             return Err(CommitError::Mismatch(Box::new(mismatch)));
         }
-        let _own = match staged.is_shared {
-            true => Some(blobs.partials.own()?),
-            false => None,
-        };
+        let _own = staged.is_shared.then(|| blobs.partials.own()).transpose()?;
         staged.file.sync_all()?;
         let target = blob_path(&blobs.root, &digest);
         let folder = target.parent().unwrap_or(&blobs.root);
