@@ -80,6 +80,14 @@ impl Certificates {
         self.managed.keep();
     }
 
+    /// Ends all renewals, since another process has begun to.
+    pub fn leave(&self) {
+        self.managed.stop();
+        if let Some(auto) = &self.auto {
+            auto.retire();
+        }
+    }
+
     /// The certificate of one listener; `None` for plain HTTP.
     pub fn of(&self, tls: &Tls) -> Result<Option<ListenerTls>, TlsError> {
         match tls.settings() {

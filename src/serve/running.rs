@@ -23,7 +23,7 @@ use gateway::{Admission, AppState, ExplainedListener, Explainer, Gateway, Server
 use runtime::listen::Bound;
 use runtime::share::Shares;
 use runtime::workers::Workers;
-use store::Store;
+use store::{Predecessor, Store};
 
 /// The gateway under the configuration in force.
 pub struct Running {
@@ -62,31 +62,16 @@ impl Running {
         takeover: &mut Option<Takeover>,
     ) -> Result<Self, ServeError> {
         let mut parts = Parts::open(&config, None)?;
-        let mut sockets = None;
-        let mut predecessor = None;
-        if let Some(takeover) = takeover {
-            sockets = Some(open_sockets(&config, Some(takeover)).await?);
-            predecessor = Some(takeover.store().await?);
-        }
+        let (sockets, predecessor) = take_over(&config, takeover.as_mut()).await?;
         let store = open_store(&config, &fills_on, predecessor)?;
         // After the certificates: their CA may be one that was just made.
         let contents = open_contents(&config, store.clone(), fills_on)?;
         let content = parts.content(contents)?;
-        let settings = config.events_settings();
-        let recording = (!settings.is_empty()).then(|| Recording::open(settings));
-        let recording = recording.transpose()?;
+        let recording = open_recording(&config)?;
         let alerts = watch::Sender::new(events_of(&config, recording.as_ref()));
         subscribe_to_alerts(alerts.subscribe());
         let shares = Shares::new(config.limits.per_client);
-        let outliving = Outliving {
-            history: Arc::default(),
-            admission: Arc::new(Admission::new(
-                shares.clone(),
-                config.limits.per_client.rate,
-                config.limits.connections,
-            )),
-            events: alerts.borrow().clone(),
-        };
+        let outliving = outliving(&config, &shares, alerts.borrow().clone());
         let state = parts.state(&config, content, outliving);
         let workers = Workers::start(std::thread::available_parallelism().map_or(1, usize::from))?;
         let server = Server::new(config.limits.connections, shares.clone(), workers);
@@ -110,10 +95,8 @@ impl Running {
         let admin = watch::Sender::new(Arc::new(admin));
         let start_admin =
             |(place, bound)| RunningAdminListener::start(place, bound, admin.subscribe());
-        let predecessor = takeover.take().map(|takeover| {
-            let events = state.events.clone();
-            takeover.ready(state.mirror.clone(), events)
-        });
+        let ready = |takeover: Takeover| takeover.ready(state.mirror.clone(), state.events.clone());
+        let predecessor = takeover.take().map(ready);
         let mut running = Self {
             admin_listeners: admin_bounds.into_iter().map(start_admin).collect(),
             certificates: parts.certificates,
@@ -133,14 +116,19 @@ impl Running {
             is_handed_over: false,
             admin_connections: Vec::new(),
         };
-        for listener in &running.listeners {
-            listener.own_file();
-        }
-        for listener in &running.admin_listeners {
-            listener.own_file();
-        }
+        running.own_files();
         running.start_keepers();
         Ok(running)
+    }
+
+    /// Socket files are removed at the end, also those that another process has made.
+    fn own_files(&self) {
+        for listener in &self.listeners {
+            listener.own_file();
+        }
+        for listener in &self.admin_listeners {
+            listener.own_file();
+        }
     }
 
     /// Starts the tasks that write histories and pins to the store.
@@ -223,11 +211,46 @@ fn subscribe_to_alerts(current: watch::Receiver<Option<Events>>) {
     });
 }
 
+type Sockets = (Vec<Bound>, Vec<(AdminPlace, Bound)>);
+
+/// Takes over the sockets and the store of another process, once everything that needs neither is open.
+async fn take_over(
+    config: &Config,
+    takeover: Option<&mut Takeover>,
+) -> Result<(Option<Sockets>, Option<Predecessor>), ServeError> {
+    let Some(takeover) = takeover else {
+        return Ok((None, None));
+    };
+    let sockets = open_sockets(config, Some(takeover)).await?;
+    Ok((Some(sockets), Some(takeover.store().await?)))
+}
+
+/// Opens the audit log and the webhooks, if any are configured.
+fn open_recording(config: &Config) -> Result<Option<Recording>, ServeError> {
+    let settings = config.events_settings();
+    let recording = (!settings.is_empty()).then(|| Recording::open(settings));
+    Ok(recording.transpose()?)
+}
+
+/// What outlives changes of the configuration.
+fn outliving(config: &Config, shares: &Arc<Shares>, events: Option<Events>) -> Outliving {
+    let admission = Admission::new(
+        shares.clone(),
+        config.limits.per_client.rate,
+        config.limits.connections,
+    );
+    Outliving {
+        history: Arc::default(),
+        admission: Arc::new(admission),
+        events,
+    }
+}
+
 /// Binds all listeners; those that another process has are taken over.
 async fn open_sockets(
     config: &Config,
     mut takeover: Option<&mut Takeover>,
-) -> Result<(Vec<Bound>, Vec<(AdminPlace, Bound)>), ServeError> {
+) -> Result<Sockets, ServeError> {
     let mut bounds = Vec::new();
     for (listen, address) in config.listen.iter().zip(addresses(config)) {
         let scheme = listen.routing().scheme;

@@ -241,6 +241,7 @@ impl Running {
             listener.set_phase(ListenerPhase::HandedOver);
         }
         self.draining.send_replace(true);
+        self.certificates.leave();
         for listener in std::mem::take(&mut self.admin_listeners) {
             self.admin_connections.push(listener.hand_over().await);
         }
