@@ -80,9 +80,8 @@ impl Certificates {
         self.managed.keep();
     }
 
-    /// Ends all renewals, since another process has begun to.
+    /// Ends the renewal of the gateway's own certificate, which another process has begun.
     pub fn leave(&self) {
-        self.managed.stop();
         if let Some(auto) = &self.auto {
             auto.retire();
         }

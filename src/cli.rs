@@ -7,6 +7,7 @@ mod import;
 #[cfg(feature = "v1")]
 mod migrate;
 mod operate;
+mod pins;
 mod progress;
 mod setup;
 mod show;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::admin::PurgeRequest;
+use crate::admin::{PinRequest, PurgeRequest};
 use crate::config::{self, Config, NamedFiles};
 use crate::serve;
 use oci::platform::Platforms;
@@ -79,6 +80,26 @@ enum Command {
         /// platform.
         #[arg(long, value_name = "OS/ARCH[/VARIANT]|all")]
         platform: Option<Platforms>,
+        #[command(flatten)]
+        file: File,
+    },
+    /// Keep an image in the running gateway's store: it is neither evicted nor deleted as unused. Without an image, print those
+    /// that are pinned.
+    Pin {
+        /// As for `warm`. It must be stored already.
+        #[arg(value_name = "IMAGE")]
+        image: Option<String>,
+        /// Why, for whoever finds it.
+        #[arg(long, value_name = "TEXT", requires = "image")]
+        note: Option<String>,
+        #[command(flatten)]
+        file: File,
+    },
+    /// Let the running gateway evict an image that is pinned.
+    Unpin {
+        /// As for `pin`.
+        #[arg(value_name = "IMAGE")]
+        image: String,
         #[command(flatten)]
         file: File,
     },
@@ -164,11 +185,7 @@ pub fn main() -> ExitCode {
             print!("{}", config.rendered);
             ExitCode::SUCCESS
         }),
-        Command::Passwd {
-            delete: true,
-            file,
-            user,
-        } => delete_account(&file, &user),
+        Command::Passwd { delete, file, user } if delete => delete_account(&file, &user),
         Command::Passwd { file, user, .. } => passwd(&file, &user),
         Command::Stats(file) => with(&file, operate::stats),
         Command::Purge {
@@ -179,6 +196,8 @@ pub fn main() -> ExitCode {
             let request = PurgeRequest { target, dry_run };
             with(&file, |config| operate::purge(config, &request))
         }
+        Command::Pin { image, note, file } => pin(&file, image, note),
+        Command::Unpin { image, file } => with(&file, |config| pins::unpin(config, &image)),
         Command::Setup { arguments, file } => {
             let load = || load(&file, NamedFiles::Ignored);
             setup::setup(&arguments, load, ExitCode::from(CONFIGURATION))
@@ -210,6 +229,17 @@ pub fn main() -> ExitCode {
             file,
         } => with(&file, |config| operate::warm(config, &images, platform)),
     }
+}
+
+/// Pins an image, or prints those that are pinned.
+fn pin(file: &File, image: Option<String>, note: Option<String>) -> ExitCode {
+    with(file, |config| match image {
+        None => pins::list(config),
+        Some(image) => {
+            let note = note.unwrap_or_default();
+            pins::pin(config, &PinRequest { image, note })
+        }
+    })
 }
 
 /// Writes the manual's pages into a folder.

@@ -47,6 +47,7 @@ use tokio::task::AbortHandle;
 
 pub use explain::document::{ExplainRequest, Explanation, JudgementPart};
 pub use manifest::{Blob, ContentState, Image};
+pub use pins::{Pin, PinRequest};
 pub use report::{
     AccountState, BucketState, Configuration, ConfiguredRegistry, Overview, Page, ProblemBody,
     Pulls, PurgeReport, PurgeRequest, RateLimitState, RegistryState, Upgraded, VerifyEnd,

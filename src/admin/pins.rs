@@ -30,22 +30,29 @@ const LONGEST_NOTE: usize = 200;
 const REFRESH_EVERY: Duration = Duration::from_secs(60);
 
 /// The body of `POST /api/v1/pins`.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PinRequest {
-    image: String,
+pub struct PinRequest {
+    /// An image, as `roadstead warm` takes it.
+    pub image: String,
+    /// Why it is pinned.
     #[serde(default)]
-    note: String,
+    pub note: String,
 }
 
 /// An item of `GET /api/v1/pins`.
-#[derive(Debug, Serialize)]
-pub(super) struct Pin {
-    image: String,
-    pinned_at: String,
-    note: String,
-    total_bytes: u64,
-    cached_bytes: u64,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// `registry/repository:tag` or `…@digest`
+    pub image: String,
+    /// RFC 3339
+    pub pinned_at: String,
+    /// What the operator wrote.
+    pub note: String,
+    /// The size of the image, as far as it is known, in bytes.
+    pub total_bytes: u64,
+    /// How much of it is stored.
+    pub cached_bytes: u64,
 }
 
 /// A pinned image, as the file has it.

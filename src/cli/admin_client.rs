@@ -177,6 +177,17 @@ impl AdminClient {
         })
     }
 
+    /// Sends a DELETE, whose response has no body.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn delete(&self, path: &str) -> Result<(), AdminClientError> {
+        run(async {
+            let body = self.send(Method::DELETE, path, Bytes::new()).await?;
+            whole(body).await.map(drop)
+        })
+    }
+
     /// Sends a POST and passes each line of the response to `line`.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::config::Config;
 use oci::platform::{Platform, Platforms};
 
 /// The exit code for a wrong command line.
-const USAGE: u8 = 2;
+pub(super) const USAGE: u8 = 2;
 
 pub fn stats(config: &Config) -> ExitCode {
     let stats = AdminClient::of(config).and_then(|client| {

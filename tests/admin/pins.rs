@@ -157,3 +157,39 @@ fn damaged_list_is_moved_aside() {
     }
     assert_eq!(take_aside(&gateway, "pins.json"), [mixed.as_bytes()]);
 }
+
+#[test]
+fn commands_pin_list_and_unpin() {
+    let address = testkit::private_address();
+    let (_origin, image, gateway) = scene(1 << 20, &format!("admin: {{address: \"{address}\"}}\n"));
+    let said = |arguments: &[&str]| {
+        let output = gateway.roadstead(arguments);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let (code, _, error) = said(&["pin", "app"]);
+    assert_eq!(code, Some(1));
+    assert!(
+        error.contains("is not in the cache; warm it first"),
+        "{error}"
+    );
+    pull(&gateway, &image);
+    assert_eq!(said(&["pin"]).1, "no image is pinned\n");
+    let (code, out, _) = said(&["pin", "app", "--note", "base of every build"]);
+    let line = "docker.io/library/app:latest  1.0 MiB  base of every build\n";
+    assert_eq!((code, out), (Some(0), format!("pinned {line}")));
+    assert_eq!(said(&["pin"]).1, line);
+    let (code, out, _) = said(&["unpin", "docker.io/library/app:latest"]);
+    assert_eq!(
+        (code, &*out),
+        (Some(0), "unpinned docker.io/library/app:latest\n")
+    );
+    let (code, _, error) = said(&["unpin", "app"]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("is not pinned"), "{error}");
+    assert_eq!(said(&["unpin", "app:UPPER/"]).0, Some(2));
+}

@@ -41,18 +41,13 @@ impl ManagedCertificate {
         self.task
             .get_or_init(|| tokio::spawn(self.renewal.clone().keep()).abort_handle());
     }
-
-    /// Ends its renewal for good. An order under way is abandoned.
-    fn stop(&self) {
-        if let Some(task) = self.task.get() {
-            task.abort();
-        }
-    }
 }
 
 impl Drop for ManagedCertificate {
     fn drop(&mut self) {
-        self.stop();
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
     }
 }
 
@@ -118,13 +113,6 @@ impl ManagedCertificates {
     pub fn keep(&self) {
         for certificate in &self.open {
             certificate.keep();
-        }
-    }
-
-    /// Ends all renewals for good, since another process has begun to.
-    pub fn stop(&self) {
-        for certificate in &self.open {
-            certificate.stop();
         }
     }
 }

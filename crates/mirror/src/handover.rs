@@ -24,6 +24,8 @@ use store::OpenFile;
 const NEWS: usize = 16;
 /// How long a write waits for the other process to notice it.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a download waits for the store to be taken back from a process that has ended.
+const TAKE_BACK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the other process waits before it sends news that are of few bytes.
 const NEWS_EVERY: Duration = Duration::from_millis(20);
 
@@ -275,9 +277,11 @@ impl Download {
                 FillNews::Unknown => return Some(no_room(self)),
             }
         }
-        // The one that took over is gone: this process does without, unless it has the store again.
-        let is_back = self.fills.successor().is_none();
-        (!is_back).then(|| no_room(self))
+        // The other process is gone: this one does without, unless it is about to have the store again.
+        let mut successor = self.fills.state.successor.subscribe();
+        let is_back = successor.wait_for(Option::is_none);
+        let is_back = tokio::time::timeout(TAKE_BACK_TIMEOUT, is_back).await;
+        is_back.is_err().then(|| no_room(self))
     }
 
     /// Opens the partial that another process writes, unless it is the file that readers have already. False if there is
