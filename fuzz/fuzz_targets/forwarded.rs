@@ -47,6 +47,9 @@ fuzz_target!(|text: &str| {
         let after = [&lines[..], &["192.0.2.7"]].concat();
         let headers = of(&after).expect("values");
         let client = Forwarded::of(&headers, is_proxy).client;
-        assert_eq!(client.map(|it| it.to_string()).as_deref(), Some("192.0.2.7:0"));
+        assert_eq!(
+            client.map(|it| it.to_string()).as_deref(),
+            Some("192.0.2.7:0")
+        );
     }
 });

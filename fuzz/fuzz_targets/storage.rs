@@ -25,7 +25,10 @@ fuzz_target!(|bytes: &[u8]| {
         let repository = repository.as_str();
         assert!(!repository.starts_with("library/") || repository.matches('/').count() > 1);
         for component in repository.split('/') {
-            assert!(!component.is_empty() && !component.starts_with(['.', '_']), "{repository}");
+            assert!(
+                !component.is_empty() && !component.starts_with(['.', '_']),
+                "{repository}"
+            );
         }
         assert!(repository.len() <= namespace.len() + 1 + name.len());
     }
