@@ -25,6 +25,8 @@ const facts = factsFile ? JSON.parse(readFileSync(factsFile, "utf8")) : {
   purged: "docker.io/library/golang",
   // At least so many repositories, some of them with names like script.
   repositories: 1_000, hostile: "window.broken",
+  // An image of which not all layers are listed.
+  cut: { registry: "docker.io", repository: "library/node", reference: "3.20" },
   // A filter of the access log that matches some lines, and one that matches none.
   filter: "jürgen", noLine: "no-such-line",
   // Whether pulls are explained; a user who may not pull what was found.
@@ -220,6 +222,16 @@ check("a tag leads to platforms, layers and the pull command of each client", as
   for (const client of ["docker", "podman", "skopeo", "containerd"]) must(commands.includes(client), `no command for ${client}`);
   await close(page);
 });
+
+if (facts.cut) {
+  check("a list of layers that is cut says so", async () => {
+    const page = await open({}, `#/repository?${new URLSearchParams(facts.cut)}`);
+    await openLayers(page);
+    await page.getByText("Not all of its layers are listed.").first().waitFor();
+    must(/ of at least /.test(await page.locator("#manifest-body").innerText()), "its size is not known");
+    await close(page);
+  }, { mock: true });
+}
 
 check("pin pins and unpins", async () => {
   const page = await open({}, foundHash);

@@ -133,12 +133,14 @@ export const repository = (() => {
 
 function details(found) {
   const whole = found.images.reduce((sum, image) => sum + image.total_bytes, 0);
+  // Of a manifest that is not here, or that lists too much, the whole is not known.
+  const least = found.images.some((image) => image.total_bytes == null) || found.images.length < found.images_total;
   const here = found.images.reduce((sum, image) => sum + image.cached_bytes, 0);
   return [
     terms([
       ["Digest", el("code", { class: "break" }, found.digest)],
       ["Media type", el("code", { class: "break" }, found.artifact_type ?? found.media_type)],
-      ["In the store", `${bytes(here)} of ${bytes(whole)}`],
+      ["In the store", `${bytes(here)} of ${least ? "at least " : ""}${bytes(whole)}`],
       ["Confirmed", ago(found.checked_at)], ["Last used", ago(found.last_used_at)],
       found.tags.length > 0 && ["Tags", found.tags.join(", ")],
       found.subject && ["Refers to", shortDigest(found.subject)],
@@ -159,9 +161,11 @@ export function imageDetails(image, index, all) {
   const part = image.total_bytes ? image.cached_bytes / image.total_bytes : null;
   const layer = (row) => (row === image.config ? "config" : row.media_type.replace(/^.*\.(?=[^.]*(layer|tar|diff))/, ""));
   const rows = [image.config, ...image.layers].filter(Boolean);
+  const isCut = image.state === "present" && image.total_bytes == null;
+  const size = isCut ? `more than ${plural(rows.length, "blob")}` : `${bytes(image.total_bytes)}, ${percent(part)} in the store`;
   return el("details", { open: all.length === 1 },
     el("summary", {}, el("strong", {}, image.artifact_type ?? image.platform ?? "image"), " ",
-      el("span", { class: "muted" }, image.state === "missing" ? "manifest not here" : `${bytes(image.total_bytes)}, ${percent(part)} in the store`)),
+      el("span", { class: "muted" }, image.state === "missing" ? "manifest not here" : size)),
     el("p", {}, el("code", { class: "break" }, image.digest)),
     image.state === "present" && table("Config and layers", [
       { title: "Digest", head: true, cell: (row) => shortDigest(row.digest) },
@@ -169,5 +173,6 @@ export function imageDetails(image, index, all) {
       { title: "Size", class: "number", cell: (row) => (row.size_bytes == null ? "–" : bytes(row.size_bytes)) },
       { title: "State", cell: (row) => [badge(...STATE[row.state]), row.state === "present" && !row.linked && [" ", badge("warn", "not linked")]] },
       { title: "Last used", class: "wide number", cell: (row) => ago(row.last_used_at) },
-    ], rows, "It has no layers."));
+    ], rows, "It has no layers."),
+    isCut && el("p", { class: "muted" }, "Not all of its layers are listed."));
 }
