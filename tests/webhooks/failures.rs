@@ -129,3 +129,40 @@ fn secrets_go_to_their_endpoint_alone() {
     let signed = |request: &Recorded| request.header("x-hub-signature-256").is_some();
     assert!(!to_registry.iter().any(signed));
 }
+
+/// 10,000 events wait at most: the newest are dropped and counted, and no push waits for any of that.
+#[test]
+fn full_queue_drops_the_newest_and_stops_no_push() {
+    const CAPACITY: usize = 10_000;
+    let mut scene = scene("- {url: HOOKS/hook}\nadmin: {address: \"127.0.0.1:0\"}\n");
+    scene.hooks.down();
+    scene.push("a");
+    until("the event", || waiting(&scene.gateway) == 1);
+    assert!(scene.gateway.terminate().success());
+    let queues = std::fs::read_dir(scene.gateway.store().join("events"));
+    let queue = queues.expect("queues").flatten().next().expect("a queue");
+    let mut events = std::fs::read_dir(queue.path()).expect("events").flatten();
+    let event = events.next().expect("an event").path();
+    let digits = event.file_stem().map_or(0, std::ffi::OsStr::len);
+    for number in 1..CAPACITY {
+        let file = queue.path().join(format!("{number:0digits$}.json"));
+        std::fs::hard_link(&event, file).expect("another event");
+    }
+    scene.restart();
+    let metrics = || {
+        let admin = scene.gateway.operators("admin.address");
+        get(admin, None, "/metrics").text()
+    };
+    let has = |series: &str| metrics().lines().any(|line| line == series);
+    let dropped = "roadstead_webhook_events_total{endpoint=\"127.0.0.1\",outcome=\"dropped\"}";
+    assert!(has(&format!("{dropped} 0")), "{}", metrics());
+    scene.push("new");
+    until("the drop", || has(&format!("{dropped} 1")));
+    assert_eq!(waiting(&scene.gateway), CAPACITY);
+    // With room again, events are queued again.
+    scene.hooks.up();
+    until("room", || waiting(&scene.gateway) < CAPACITY - 1);
+    scene.push("b");
+    scene.hooks.wait_for("POST", "/hook", 3);
+    assert!(has(&format!("{dropped} 1")), "{}", metrics());
+}
