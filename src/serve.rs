@@ -20,6 +20,7 @@ use gateway::TlsError;
 use reload::ReloadError;
 use running::Running;
 use runtime::BindError;
+use runtime::passed::{PassedError, PassedSockets};
 use service_manager::ServiceManager;
 use takeover::Takeover;
 
@@ -47,6 +48,8 @@ pub enum ServeError {
         address: String,
         reason: BindError,
     },
+    #[error("the service manager passed a socket that cannot be used: {}", telemetry::chain(.0))]
+    Passed(#[from] PassedError),
     #[error(transparent)]
     Bucket(#[from] store::BucketError),
     #[error(transparent)]
@@ -64,7 +67,11 @@ impl ServeError {
             | Self::Access(_)
             | Self::Bucket(_)
             | Self::Upstream(_) => 78,
-            Self::Store(_) | Self::Events(_) | Self::Listen { .. } | Self::System(_) => 1,
+            Self::Store(_)
+            | Self::Events(_)
+            | Self::Listen { .. }
+            | Self::Passed(_)
+            | Self::System(_) => 1,
         }
     }
 }
@@ -74,6 +81,8 @@ impl ServeError {
 /// # Errors
 /// Any error before it is ready. Once it serves, none.
 pub fn serve(config: Config, load: Load) -> Result<(), ServeError> {
+    // Before anything is opened.
+    let passed = PassedSockets::of_service_manager()?;
     raise_descriptors();
     retain_freed_memory();
     // Connections have threads of their own. This one accepts them, and runs the admin listeners and maintenance.
@@ -88,7 +97,7 @@ pub fn serve(config: Config, load: Load) -> Result<(), ServeError> {
         .on_thread_start(yield_to_serving)
         .enable_all()
         .build()?;
-    let outcome = serving.block_on(run(config, load, filling.handle().clone()));
+    let outcome = serving.block_on(run(config, load, passed, filling.handle().clone()));
     // Remaining tasks are cut off: the next start resumes the partials.
     filling.shutdown_background();
     serving.shutdown_background();
@@ -127,6 +136,7 @@ fn yield_to_serving() {
 async fn run(
     config: Config,
     load: Load,
+    passed: PassedSockets,
     fills_on: tokio::runtime::Handle,
 ) -> Result<(), ServeError> {
     // Before "ready" is printed: a supervisor that waits for it may send signals at once.
@@ -136,7 +146,8 @@ async fn run(
     let manager = ServiceManager::of_environment();
     let mut upgrade = signal(SignalKind::user_defined2())?;
     let mut takeover = Takeover::of_environment().await?;
-    let started = Running::start(config, load, fills_on, sender, &mut takeover).await;
+    let passed = takeover.as_mut().map_or(Ok(passed), Takeover::passed)?;
+    let started = Running::start(config, load, passed, fills_on, sender, &mut takeover).await;
     if let (Err(error), Some(takeover)) = (&started, &takeover) {
         takeover.failed(error).await;
     }

@@ -31,7 +31,12 @@ pub enum ToSuccessor {
         key: String,
         /// Its address as configured.
         address: String,
+        /// Whether its socket file is another's, such as the service manager's.
+        #[serde(default)]
+        leaves_file: bool,
     },
+    /// A socket that the service manager has passed, which comes with the message: for listeners of later reloads.
+    Passed { name: String },
     /// There are no more sockets.
     AllSockets {
         /// The process that hands over.

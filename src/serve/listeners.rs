@@ -11,7 +11,8 @@ use super::ServeError;
 use crate::admin::{self, Admin, CurrentAdmin};
 use crate::config::{Config, Listen, Tls};
 use gateway::{ListenerPhase, Server, Service};
-use runtime::listen::{Address, Bound};
+use runtime::listen::{Address, Bound, FileOwner};
+use runtime::passed::PassedSockets;
 use runtime::{SocketPermissions, keys_folder};
 
 /// A listener of the data plane.
@@ -51,15 +52,20 @@ impl RunningListener {
         self.bound.duplicate()
     }
 
-    /// Removes the socket file at the end from now on.
-    pub fn own_file(&self) {
-        self.bound.own_file();
+    /// Removes the socket file of the process before this one at the end.
+    pub fn inherit_file(&self) {
+        self.bound.inherit_file();
+    }
+
+    /// Who removes its socket file.
+    pub fn file_owner(&self) -> FileOwner {
+        self.bound.file_owner()
     }
 
     /// What it does with connections from now on.
     pub fn set_phase(&self, phase: ListenerPhase) {
         if phase == ListenerPhase::HandedOver {
-            self.bound.leave_file();
+            self.bound.set_file_owner(FileOwner::Other);
         }
         self.phase.send_replace(phase);
     }
@@ -150,14 +156,19 @@ impl RunningAdminListener {
         self.bound.duplicate()
     }
 
-    /// Removes the socket file at the end from now on.
-    pub fn own_file(&self) {
-        self.bound.own_file();
+    /// Removes the socket file of the process before this one at the end.
+    pub fn inherit_file(&self) {
+        self.bound.inherit_file();
+    }
+
+    /// Who removes its socket file.
+    pub fn file_owner(&self) -> FileOwner {
+        self.bound.file_owner()
     }
 
     /// Leaves the socket to another process. Returns the slots of connections that are open, which go on.
     pub async fn hand_over(self) -> Arc<Semaphore> {
-        self.bound.leave_file();
+        self.bound.set_file_owner(FileOwner::Other);
         let connections = self.connections.clone();
         self.close().await;
         connections
@@ -193,13 +204,21 @@ pub fn admin_places(config: &Config) -> Vec<AdminPlace> {
     configured.chain(commands).collect()
 }
 
-/// Binds an address of the data plane; `scheme` is that of its URL.
-pub async fn bind(address: &Address, scheme: &str) -> Result<Bound, ServeError> {
-    bind_as("listen", address, scheme).await
+/// Opens an address of the data plane; `scheme` is that of its URL.
+pub async fn bind(
+    address: &Address,
+    scheme: &str,
+    passed: &PassedSockets,
+) -> Result<Bound, ServeError> {
+    bind_as("listen", address, scheme, passed).await
 }
 
-/// Binds an admin listener; `None` if the commands' cannot be bound, which is logged.
-pub async fn bind_admin(place: &AdminPlace, config: &Config) -> Result<Option<Bound>, ServeError> {
+/// Opens an admin listener; `None` if the commands' cannot be bound, which is logged.
+pub async fn bind_admin(
+    place: &AdminPlace,
+    config: &Config,
+    passed: &PassedSockets,
+) -> Result<Option<Bound>, ServeError> {
     let AdminPlace {
         address,
         scope,
@@ -207,7 +226,7 @@ pub async fn bind_admin(place: &AdminPlace, config: &Config) -> Result<Option<Bo
     } = place;
     match kind {
         AdminKind::Configured => {
-            let bound = bind_as(scope.key(), address, place.scheme(config));
+            let bound = bind_as(scope.key(), address, place.scheme(config), passed);
             bound.await.map(Some)
         }
         AdminKind::Commands => {
@@ -228,15 +247,22 @@ pub async fn bind_admin(place: &AdminPlace, config: &Config) -> Result<Option<Bo
     }
 }
 
-/// Binds an address; `key` names it in the configuration.
-async fn bind_as(key: &'static str, address: &Address, scheme: &str) -> Result<Bound, ServeError> {
-    Bound::bind(address, scheme)
-        .await
-        .map_err(|reason| ServeError::Listen {
-            key,
-            address: address.to_string(),
-            reason,
-        })
+/// Takes the socket that was passed for an address, or binds it; `key` names it in the configuration.
+async fn bind_as(
+    key: &'static str,
+    address: &Address,
+    scheme: &str,
+    passed: &PassedSockets,
+) -> Result<Bound, ServeError> {
+    let bound = match passed.open(address, scheme).await {
+        Some(bound) => bound,
+        None => Bound::bind(address, scheme).await,
+    };
+    bound.map_err(|reason| ServeError::Listen {
+        key,
+        address: address.to_string(),
+        reason,
+    })
 }
 
 /// For each wanted item the index of an equal open one, which serves one item only.

@@ -118,7 +118,7 @@ impl Running {
                 SocketChoice::Open(open)
             } else {
                 let scheme = config.listen[index].routing().scheme;
-                SocketChoice::New(bind(&wanted[index], scheme).await?)
+                SocketChoice::New(bind(&wanted[index], scheme, &self.passed).await?)
             });
         }
         Ok(sockets)
@@ -135,7 +135,7 @@ impl Running {
         for (place, open) in wanted.into_iter().zip(open) {
             let socket = match open {
                 Some(open) => AdminSocket::Open(open),
-                None => bind_admin(&place, config)
+                None => bind_admin(&place, config, &self.passed)
                     .await?
                     .map_or(AdminSocket::Missing, AdminSocket::New),
             };

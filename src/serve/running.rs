@@ -20,7 +20,8 @@ use crate::client_url::{bound_port, client_url, machine_name};
 use crate::config::{Config, Listen};
 use events::{Events, Recording};
 use gateway::{Admission, AppState, ExplainedListener, Explainer, Gateway, Server, Service};
-use runtime::listen::Bound;
+use runtime::listen::{Address, Bound};
+use runtime::passed::PassedSockets;
 use runtime::share::Shares;
 use runtime::workers::Workers;
 use store::{Predecessor, Store};
@@ -29,6 +30,7 @@ use store::{Predecessor, Store};
 pub struct Running {
     pub(super) config: Config,
     pub(super) load: Load,
+    pub(super) passed: PassedSockets,
     pub(super) state: Arc<AppState>,
     pub(super) certificates: Certificates,
     pub(super) store: Arc<Store>,
@@ -57,12 +59,13 @@ impl Running {
     pub async fn start(
         config: Config,
         load: Load,
+        passed: PassedSockets,
         fills_on: tokio::runtime::Handle,
         commands: mpsc::Sender<admin::Command>,
         takeover: &mut Option<Takeover>,
     ) -> Result<Self, ServeError> {
         let mut parts = Parts::open(&config, None)?;
-        let (sockets, predecessor) = take_over(&config, takeover.as_mut()).await?;
+        let (sockets, predecessor) = take_over(&config, &passed, takeover.as_mut()).await?;
         let store = open_store(&config, &fills_on, predecessor)?;
         // After the certificates: their CA may be one that was just made.
         let contents = open_contents(&config, store.clone(), fills_on)?;
@@ -77,7 +80,7 @@ impl Running {
         let server = Server::new(config.limits.connections, shares.clone(), workers);
         let (bounds, admin_bounds) = match sockets {
             Some(sockets) => sockets,
-            None => open_sockets(&config, None).await?,
+            None => open_sockets(&config, &passed, None).await?,
         };
         announce(
             &config,
@@ -102,6 +105,7 @@ impl Running {
             certificates: parts.certificates,
             config,
             load,
+            passed,
             state,
             store,
             shares,
@@ -116,18 +120,18 @@ impl Running {
             is_handed_over: false,
             admin_connections: Vec::new(),
         };
-        running.own_files();
+        running.inherit_files();
         running.start_keepers();
         Ok(running)
     }
 
-    /// Socket files are removed at the end, also those that another process has made.
-    fn own_files(&self) {
+    /// Socket files are removed at the end, also those that the process before this one has made.
+    fn inherit_files(&self) {
         for listener in &self.listeners {
-            listener.own_file();
+            listener.inherit_file();
         }
         for listener in &self.admin_listeners {
-            listener.own_file();
+            listener.inherit_file();
         }
     }
 
@@ -216,12 +220,13 @@ type Sockets = (Vec<Bound>, Vec<(AdminPlace, Bound)>);
 /// Takes over the sockets and the store of another process, once everything that needs neither is open.
 async fn take_over(
     config: &Config,
+    passed: &PassedSockets,
     takeover: Option<&mut Takeover>,
 ) -> Result<(Option<Sockets>, Option<Predecessor>), ServeError> {
     let Some(takeover) = takeover else {
         return Ok((None, None));
     };
-    let sockets = open_sockets(config, Some(takeover)).await?;
+    let sockets = open_sockets(config, passed, Some(takeover)).await?;
     Ok((Some(sockets), Some(takeover.store().await?)))
 }
 
@@ -249,6 +254,7 @@ fn outliving(config: &Config, shares: &Arc<Shares>, events: Option<Events>) -> O
 /// Binds all listeners; those that another process has are taken over.
 async fn open_sockets(
     config: &Config,
+    passed: &PassedSockets,
     mut takeover: Option<&mut Takeover>,
 ) -> Result<Sockets, ServeError> {
     let mut bounds = Vec::new();
@@ -260,7 +266,7 @@ async fn open_sockets(
         };
         bounds.push(match open {
             Some(open) => open,
-            None => bind(&address, scheme).await?,
+            None => bind(&address, scheme, passed).await?,
         });
     }
     let mut admin_bounds = Vec::new();
@@ -273,11 +279,26 @@ async fn open_sockets(
         };
         if let Some(bound) = open {
             admin_bounds.push((place, bound));
-        } else if let Some(bound) = bind_admin(&place, config).await? {
+        } else if let Some(bound) = bind_admin(&place, config, passed).await? {
             admin_bounds.push((place, bound));
         }
     }
+    warn_of_unused(config, passed).await;
     Ok((bounds, admin_bounds))
+}
+
+/// Warns of passed sockets whose clients would wait for ever.
+async fn warn_of_unused(config: &Config, passed: &PassedSockets) {
+    let admin = admin_places(config).into_iter().map(|place| place.address);
+    let configured: Vec<Address> = addresses(config).into_iter().chain(admin).collect();
+    for (socket, address) in passed.unused(&configured).await {
+        tracing::warn!(
+            socket,
+            address,
+            "the service manager passed a socket that no address of the configuration is for; clients that connect to it \
+             get no answer"
+        );
+    }
 }
 
 fn announce(

@@ -12,8 +12,9 @@ use super::handover::{TAKES_OVER, ToPredecessor, ToSuccessor, receive, send};
 use events::{Events, HandedNotification};
 use mirror::Mirror;
 use oci::name::{Registry, RepositoryName};
-use runtime::listen::{Address, Bound};
+use runtime::listen::{Address, Bound, FileOwner};
 use runtime::message_socket::MessageSocket;
+use runtime::passed::{PassedError, PassedSockets};
 use store::Predecessor;
 
 /// How many pieces of news of one fill may wait.
@@ -23,6 +24,8 @@ const NEWS: usize = 4;
 pub struct Takeover {
     socket: Arc<MessageSocket>,
     sockets: Vec<PassedSocket>,
+    /// Those that the service manager passed to the first process, with their names.
+    passed: Vec<(String, OwnedFd)>,
     process: u32,
 }
 
@@ -30,7 +33,19 @@ pub struct Takeover {
 struct PassedSocket {
     key: String,
     address: String,
+    leaves_file: bool,
     socket: OwnedFd,
+}
+
+impl PassedSocket {
+    /// The listener, whose socket file stays if this process does not get ready.
+    fn open(self, scheme: &str) -> io::Result<Bound> {
+        let bound = Bound::passed(self.socket, scheme)?;
+        if !self.leaves_file {
+            bound.set_file_owner(FileOwner::Predecessor);
+        }
+        Ok(bound)
+    }
 }
 
 impl Takeover {
@@ -47,27 +62,43 @@ impl Takeover {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(None),
             socket => Arc::new(socket?),
         };
-        let mut sockets = Vec::new();
+        let (mut sockets, mut passed) = (Vec::new(), Vec::new());
         loop {
             let (message, descriptor) = receive(&socket).await?.ok_or_else(gone)?;
             match (message, descriptor) {
-                (ToSuccessor::Socket { key, address }, Some(socket)) => {
-                    sockets.push(PassedSocket {
+                (
+                    ToSuccessor::Socket {
                         key,
                         address,
-                        socket,
-                    });
-                }
+                        leaves_file,
+                    },
+                    Some(socket),
+                ) => sockets.push(PassedSocket {
+                    key,
+                    address,
+                    leaves_file,
+                    socket,
+                }),
+                (ToSuccessor::Passed { name }, Some(socket)) => passed.push((name, socket)),
                 (ToSuccessor::AllSockets { process }, _) => {
                     return Ok(Some(Self {
                         socket,
                         sockets,
+                        passed,
                         process,
                     }));
                 }
                 _ => {}
             }
         }
+    }
+
+    /// The sockets that the service manager passed to the process before this one.
+    ///
+    /// # Errors
+    /// When one cannot be listened on.
+    pub fn passed(&mut self) -> Result<PassedSockets, PassedError> {
+        PassedSockets::of(std::mem::take(&mut self.passed))
     }
 
     /// The socket that was open at an address of `key`, whose URL has this scheme.
@@ -86,7 +117,7 @@ impl Takeover {
             return Ok(None);
         };
         let passed = self.sockets.swap_remove(found);
-        Bound::passed(passed.socket, scheme).map(Some)
+        passed.open(scheme).map(Some)
     }
 
     /// Says that all is prepared, and waits for the store.
@@ -110,9 +141,9 @@ impl Takeover {
     pub fn ready(mut self, mirror: Mirror, events: Option<Events>) -> JoinHandle<()> {
         // What the configuration no longer has is closed; a socket file of it is removed.
         for passed in self.sockets.drain(..) {
-            let removed = Bound::passed(passed.socket, "");
             tracing::info!(address = passed.address, "removed a listener");
-            removed.inspect(Bound::own_file).ok();
+            let removed = passed.open("");
+            removed.inspect(Bound::inherit_file).ok();
         }
         tokio::spawn(async move {
             let said = send(&self.socket, &ToPredecessor::Ready, None).await;
@@ -165,6 +196,7 @@ impl Takeover {
                     }
                 }
                 ToSuccessor::Socket { .. }
+                | ToSuccessor::Passed { .. }
                 | ToSuccessor::AllSockets { .. }
                 | ToSuccessor::Store
                 | ToSuccessor::Other => {}

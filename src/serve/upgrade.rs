@@ -20,6 +20,7 @@ use events::HandedNotification;
 use gateway::ListenerPhase;
 use mirror::{FillNews, Successor, SuccessorQuery};
 use oci::digest::Digest;
+use runtime::listen::FileOwner;
 use runtime::message_socket::MessageSocket;
 
 /// How long the new process may take to prepare everything but the store, and then to open it.
@@ -103,6 +104,7 @@ impl NewProcess {
             let message = ToSuccessor::Socket {
                 key: "listen".to_owned(),
                 address: listener.address.to_string(),
+                leaves_file: listener.file_owner() == FileOwner::Other,
             };
             let socket = listener.socket()?;
             self.say(&message, Some(&socket)).await?;
@@ -111,9 +113,14 @@ impl NewProcess {
             let message = ToSuccessor::Socket {
                 key: listener.place.key(),
                 address: listener.place.address.to_string(),
+                leaves_file: listener.file_owner() == FileOwner::Other,
             };
             let socket = listener.socket()?;
             self.say(&message, Some(&socket)).await?;
+        }
+        for (name, socket) in running.passed.duplicates()? {
+            self.say(&ToSuccessor::Passed { name }, Some(&socket))
+                .await?;
         }
         let process = std::process::id();
         self.say(&ToSuccessor::AllSockets { process }, None).await?;

@@ -39,6 +39,16 @@ pub enum BindError {
     /// The socket file may not be given to its group.
     #[error("this user may not give a file to the group {0}; make the user a member of it")]
     Group(String),
+    /// A socket file that another process made is writable by more users than its configured mode.
+    #[error(
+        "the service manager made the file with mode {found:04o}, which lets more users connect than {configured:04o}; write SocketMode={configured:04o} in its unit"
+    )]
+    TooOpen {
+        /// The mode of the file.
+        found: u32,
+        /// The mode that is configured.
+        configured: u32,
+    },
     /// The group is unknown.
     #[error("{0}")]
     NoGroup(String),

@@ -6,6 +6,7 @@ pub mod generation;
 pub mod keys_folder;
 pub mod listen;
 pub mod message_socket;
+pub mod passed;
 pub mod per_thread;
 pub mod rate;
 pub mod recent;

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -44,8 +44,18 @@ pub struct Bound {
     socket: Listening,
     /// The address for clients: `https://127.0.0.1:5000` or `unix:PATH`.
     pub url: String,
-    /// Whether its socket file belongs to another process.
-    leaves_file: AtomicBool,
+    owner: Mutex<FileOwner>,
+}
+
+/// Who removes a socket file at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileOwner {
+    /// This process.
+    This,
+    /// Another one, such as the service manager.
+    Other,
+    /// The process that this one takes over from, until it has.
+    Predecessor,
 }
 
 #[derive(Debug)]
@@ -130,7 +140,7 @@ impl Bound {
         Ok(Self {
             socket,
             url,
-            leaves_file: AtomicBool::new(false),
+            owner: Mutex::new(FileOwner::This),
         })
     }
 
@@ -138,7 +148,7 @@ impl Bound {
         Self {
             url: format!("unix:{}", path.display()),
             socket: Listening::Unix(socket, path),
-            leaves_file: AtomicBool::new(false),
+            owner: Mutex::new(FileOwner::This),
         }
     }
 
@@ -164,7 +174,7 @@ impl Bound {
         let path = address.as_pathname();
         let path = path.ok_or_else(|| invalid("it has no path"))?.to_owned();
         let bound = Self::unix(UnixListener::from_std(socket.into())?, path);
-        bound.leave_file();
+        bound.set_file_owner(FileOwner::Other);
         Ok(bound)
     }
 
@@ -180,14 +190,22 @@ impl Bound {
         socket.try_clone_to_owned()
     }
 
-    /// Leaves the socket file in place when it is dropped, since it belongs to another process.
-    pub fn leave_file(&self) {
-        self.leaves_file.store(true, Ordering::Relaxed);
+    /// Who removes its socket file.
+    pub fn file_owner(&self) -> FileOwner {
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes the socket file when it is dropped, since it belongs to this process.
-    pub fn own_file(&self) {
-        self.leaves_file.store(false, Ordering::Relaxed);
+    /// Sets who removes its socket file.
+    pub fn set_file_owner(&self, owner: FileOwner) {
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = owner;
+    }
+
+    /// Has this process remove the socket file of the one that it has taken over from.
+    pub fn inherit_file(&self) {
+        let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        if *owner == FileOwner::Predecessor {
+            *owner = FileOwner::This;
+        }
     }
 
     /// Waits for a connection.
@@ -208,7 +226,7 @@ impl Bound {
 impl Drop for Bound {
     fn drop(&mut self) {
         if let Listening::Unix(_, path) = &self.socket
-            && !*self.leaves_file.get_mut()
+            && self.file_owner() == FileOwner::This
         {
             let _ = std::fs::remove_file(path);
         }
@@ -258,7 +276,7 @@ mod tests {
         ] {
             let bound = Bound::bind(&address, "http").await.expect("bound");
             let passed = bound.duplicate().expect("duplicated");
-            bound.leave_file();
+            bound.set_file_owner(FileOwner::Other);
             let url = bound.url.clone();
             drop(bound);
             let passed = Bound::passed(passed, "http").expect("a listener");
@@ -274,7 +292,13 @@ mod tests {
                 "http",
             ));
             assert_eq!(path.exists(), url.starts_with("unix"), "it is another's");
-            passed.own_file();
+            passed.inherit_file();
+            assert_eq!(
+                passed.file_owner() == FileOwner::This,
+                url.starts_with("http")
+            );
+            passed.set_file_owner(FileOwner::Predecessor);
+            passed.inherit_file();
         }
         assert!(!path.exists(), "the owner removes it");
         let file = OwnedFd::from(tempfile::tempfile().expect("a file"));
