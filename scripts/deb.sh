@@ -29,6 +29,7 @@ put() { install -D -m "$1" "$2" "$root/$3"; }
 put 0755 "$binary" usr/bin/roadstead
 if has strip; then strip --strip-unneeded "$root/usr/bin/roadstead"; fi
 put 0644 $from/roadstead.service lib/systemd/system/roadstead.service
+put 0644 $from/roadstead.socket lib/systemd/system/roadstead.socket
 put 0644 $from/sysusers.conf usr/lib/sysusers.d/roadstead.conf
 put 0644 $from/tmpfiles.conf usr/lib/tmpfiles.d/roadstead.conf
 put 0644 $from/logrotate etc/logrotate.d/roadstead

@@ -6,7 +6,7 @@ source "$(dirname "$0")/lib.sh"
 
 all=(docker-registry skopeo podman buildah containerd docker.io runc crun uidmap busybox-static
     faketime iproute2 nginx apache2-utils wrk nghttp2-client jq curl python3 pebble prometheus moto s3s-fs
-    debootstrap debian-root chromium node playwright)
+    debootstrap debian-root systemd chromium node playwright)
 failed=0
 if (($# == 0)); then
     set -- "${all[@]}"

@@ -152,10 +152,12 @@ fn package_is_installed_started_upgraded_and_purged() {
         debian.inside(&format!("test -s {file}"));
     }
     // The tools of what reads these files.
-    assert_eq!(
-        debian.inside("systemd-analyze verify --man=no /lib/systemd/system/roadstead.service"),
-        ""
-    );
+    for unit in ["roadstead.service", "roadstead.socket"] {
+        let verified = format!("systemd-analyze verify --man=no /lib/systemd/system/{unit}");
+        assert_eq!(debian.inside(&verified), "");
+    }
+    let enabled = debian.inside("systemctl is-enabled roadstead.socket || true");
+    assert_eq!(enabled, "disabled\n");
     debian.inside("systemd-analyze security --offline=true --threshold=25 /lib/systemd/system/roadstead.service");
     debian.inside("logrotate --debug /etc/logrotate.d/roadstead");
 

@@ -1,5 +1,7 @@
 //! What a service manager is told, as `sd_notify(3)` describes it.
 
+mod activation;
+
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
