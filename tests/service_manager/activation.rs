@@ -15,7 +15,7 @@ use testkit::{private_address, temp_dir, until};
 use crate::reload::applied;
 
 const ACTIVATE: &str = "systemd-socket-activate";
-/// Asks, as a credential helper, for its environment to be written to a file.
+/// A credential helper that writes its environment to a file.
 const HELPER: &str = r#"#!/bin/sh
 env > ENVIRONMENT
 echo '{"ServerURL":"x","Username":"robot","Secret":"s3cret-word"}'
@@ -68,14 +68,9 @@ fn passed_sockets_are_served_and_outlive_reloads() {
     let (first, file) = (format!("http://{tcp}"), format!("unix:{unix}"));
 
     // The first request starts the gateway, which answers it.
-    let (gateway, url) = (std::sync::OnceLock::new(), first.clone());
+    let url = first.clone();
     let waiting = std::thread::spawn(move || until("an answer", || answers(&url)));
-    let _ = gateway.set(Gateway::start_under(
-        &wrapper,
-        &yaml(&both),
-        &[("PATH", &path)],
-    ));
-    let mut gateway = gateway.into_inner().expect("it runs");
+    let mut gateway = Gateway::start_under(&wrapper, &yaml(&both), &[("PATH", &path)]);
     waiting.join().expect("it was answered");
     assert!(answers(&file));
     let reply = get(&format!("http://{metrics}"), None, "/metrics");

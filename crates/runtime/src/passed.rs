@@ -217,9 +217,10 @@ fn place(socket: &Socket, name: &str) -> Result<Place, PassedError> {
     let address = address.as_socket();
     let address = address.ok_or_else(|| PassedError::NoAddress(name.to_owned()))?;
     let is_dual = address.ip() == Ipv6Addr::UNSPECIFIED && !socket.only_v6().map_err(system)?;
-    Ok(match is_dual {
-        true => Place::DualStack(address.port()),
-        false => Place::Tcp(address),
+    Ok(if is_dual {
+        Place::DualStack(address.port())
+    } else {
+        Place::Tcp(address)
     })
 }
 
