@@ -42,6 +42,11 @@ pub enum UpgradeError {
         "the gateway is process 1 of its container, which ends with it: start a container of the new image instead"
     )]
     FirstProcess,
+    /// systemd would kill the new process once this one ends.
+    #[error(
+        "the service manager takes no notice of a new process: write Type=notify and NotifyAccess=main in the unit, and restart it"
+    )]
+    Unnoticed,
     /// The program cannot be started.
     #[error("cannot start {}: {source}", program.display())]
     Start {
@@ -182,6 +187,11 @@ impl Running {
     pub async fn upgrade(&mut self) -> Result<u32, UpgradeError> {
         if std::process::id() == 1 {
             return Err(UpgradeError::FirstProcess);
+        }
+        let started_by_systemd = std::env::var("SYSTEMD_EXEC_PID").ok();
+        let is_told = std::env::var_os("NOTIFY_SOCKET").is_some();
+        if !is_told && is_main_process(started_by_systemd.as_deref(), std::process::id()) {
+            return Err(UpgradeError::Unnoticed);
         }
         let mut new = NewProcess::start()?;
         tracing::info!(process = new.id(), "started a new process for an upgrade");
@@ -393,5 +403,27 @@ impl AdminPlace {
     /// Names it among the sockets that are handed over.
     pub fn key(&self) -> String {
         format!("{} {:?}", self.scope.key(), self.kind)
+    }
+}
+
+/// Whether systemd started the process itself, whose id it says (`systemd.exec(5)`), rather than one above it.
+fn is_main_process(started_by_systemd: Option<&str>, id: u32) -> bool {
+    started_by_systemd.is_some_and(|started| started.parse() == Ok(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn main_processes_of_systemd_are_known() {
+        for (started, expected) in [
+            (Some("7"), true),
+            (Some("8"), false),
+            (Some(""), false),
+            (None, false),
+        ] {
+            assert_eq!(is_main_process(started, 7), expected, "{started:?}");
+        }
     }
 }

@@ -103,6 +103,13 @@ fn passed_sockets_are_served_and_outlive_reloads() {
     assert!(answers(&first) && answers(&file));
     assert_eq!(client.get("/v2/").status(), 200);
 
+    // A process that takes over has the sockets as well, also for later reloads.
+    gateway.upgrade();
+    assert!(answers(&first) && answers(&file));
+    applied(&gateway.reload(&yaml(&on_tcp)));
+    applied(&gateway.reload(&yaml(&both)));
+    assert!(answers(&first) && answers(&file));
+
     assert!(gateway.terminate().success());
     for socket in [&unix, &admin] {
         let kind = std::fs::symlink_metadata(socket);
