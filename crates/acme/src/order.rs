@@ -124,14 +124,19 @@ pub async fn order(
     let mut order = account.new_order(&NewOrder::new(&identifiers)).await?;
     let retries = RetryPolicy::default().timeout(VERIFY_TIMEOUT);
     let mut publication = challenges.publication();
-    answer(&mut order, method, &mut publication).await?;
-    let ready = order.poll_ready(&retries).await;
+    // An authority that is quick tells that it could not verify in its answer already.
+    let ready = match answer(&mut order, method, &mut publication).await {
+        Ok(()) => order.poll_ready(&retries).await,
+        Err(OrderError::Acme(error)) => Err(error),
+        Err(error) => return Err(error),
+    };
     if !matches!(ready, Ok(OrderStatus::Ready)) {
-        let reasons = reasons(&mut order, method).await;
-        if !reasons.is_empty() {
-            return Err(OrderError::Unverified { method, reasons });
+        let mut reasons = reasons(&mut order, method).await;
+        if reasons.is_empty() {
+            ready?;
+            reasons.push("it does not say why".to_owned());
         }
-        ready?;
+        return Err(OrderError::Unverified { method, reasons });
     }
     drop(publication);
     let (request, key) = request(hosts)?;
@@ -189,4 +194,112 @@ async fn reasons(order: &mut Order, method: Method) -> Vec<String> {
         }
     }
     reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient, NewAccount};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const HOST: &str = "registry.example.com";
+
+    /// An authority that verifies at once, and fails.
+    struct Quick {
+        /// How many answers tell that the challenge is still to be verified.
+        pending: usize,
+        /// How often it has told of the challenge.
+        told: AtomicUsize,
+    }
+
+    impl Quick {
+        fn challenge(&self) -> Value {
+            let mut challenge = json!({
+                "type": "tls-alpn-01", "url": "https://a/challenge", "token": "t", "status": "pending",
+            });
+            if self.told.fetch_add(1, Ordering::Relaxed) >= self.pending {
+                challenge["status"] = json!("invalid");
+                challenge["error"] = json!({
+                    "type": "urn:ietf:params:acme:error:connection", "detail": "connection refused",
+                });
+            }
+            challenge
+        }
+
+        fn authorization(&self) -> Value {
+            let challenge = self.challenge();
+            json!({
+                "identifier": {"type": "dns", "value": HOST},
+                "status": challenge["status"], "challenges": [challenge],
+            })
+        }
+    }
+
+    impl HttpClient for Quick {
+        fn request(
+            &self,
+            request: Request<BodyWrapper<Bytes>>,
+        ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
+            let body = match request.uri().path() {
+                "/directory" => json!({
+                    "newNonce": "https://a/nonce", "newAccount": "https://a/account",
+                    "newOrder": "https://a/order",
+                }),
+                "/account" => json!({"status": "valid"}),
+                "/order" => json!({
+                    "status": "pending", "authorizations": ["https://a/authorization"],
+                    "finalize": "https://a/finalize",
+                }),
+                // The URL that it gives the account, and the order.
+                "/made" => json!({
+                    "status": "invalid", "authorizations": ["https://a/authorization"],
+                    "finalize": "https://a/finalize",
+                }),
+                "/authorization" => self.authorization(),
+                "/challenge" => self.challenge(),
+                _ => json!({}),
+            };
+            let answer = Response::builder()
+                .header("Replay-Nonce", "n")
+                .header("Location", "https://a/made");
+            let (parts, ()) = answer.body(()).expect("an answer").into_parts();
+            let body = Box::new(Bytes::from(body.to_string()));
+            Box::pin(std::future::ready(Ok(BytesResponse { parts, body })))
+        }
+    }
+
+    #[tokio::test]
+    async fn host_that_cannot_be_verified_is_told_however_soon_it_fails() {
+        // The first answer is the authorization, the second that to the client's readiness.
+        for (pending, reason) in [
+            (1, "registry.example.com: connection refused"),
+            (2, "registry.example.com: connection refused"),
+            (usize::MAX, "it does not say why"),
+        ] {
+            let told = AtomicUsize::new(0);
+            let account = Account::builder_with_http(Box::new(Quick { pending, told }));
+            let new = NewAccount {
+                contact: &[],
+                terms_of_service_agreed: true,
+                only_return_existing: false,
+            };
+            let made = account.create(&new, "https://a/directory".to_owned(), None);
+            let (account, _) = made.await.expect("an account");
+            let hosts = BTreeSet::from([HOST.to_owned()]);
+            let challenges = Challenges::default();
+            let ordered = order(&account, &hosts, Method::TlsAlpn01, &challenges).await;
+            let error = ordered.expect_err("a failure");
+            assert_eq!(
+                error.to_string(),
+                format!("the authority could not verify by tls-alpn-01: {reason}")
+            );
+            assert!(error.is_of_method());
+        }
+    }
 }
