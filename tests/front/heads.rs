@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Scene;
-use crate::wire::h2::{self, H2, PREFACE, Refused};
+use crate::wire::h2::{self, GOAWAY, H2, HEADERS, PREFACE, Refused};
 use testkit::http::{Cut, End, Raw};
 use testkit::image::random;
 
@@ -230,8 +230,34 @@ fn idle_connection_is_closed() {
     let reply = connection.exchange(1, &h2::pseudo("GET", "/v2/"));
     assert_eq!(reply.expect("an answer").status(), 200);
     let since = Instant::now();
+    // It does not answer, and is closed all the same.
     assert_ne!(connection.end(), Cut::TimedOut);
     assert_about_a_second(since);
+}
+
+/// A client may send a request just when the gateway ends the connection.
+#[test]
+fn request_that_crosses_the_end_of_an_idle_http2_connection_is_answered() {
+    let scene = Scene::new(10, "limits: {header_timeout: 60s, idle_timeout: 1s}\n");
+    let mut client = H2::connect(scene.gateway.url(0), &scene.gateway.ca_path(), 1 << 20);
+    let reply = client.exchange(1, &h2::pseudo("GET", "/v2/"));
+    assert_eq!(reply.expect("an answer").status(), 200);
+    let told = client.next().expect("a frame");
+    assert_eq!(told.kind, GOAWAY);
+    // It is not yet said which stream is the last.
+    assert_eq!(told.payload[..4], [0x7f, 0xff, 0xff, 0xff]);
+    let request = h2::request(3, &h2::pseudo("GET", "/v2/"));
+    client.send(&request).expect("it is taken");
+    let (mut status, mut last) = (0, 0);
+    let cut = loop {
+        match client.next() {
+            Ok(frame) if frame.kind == HEADERS => status = h2::head(&frame.payload).status,
+            Ok(frame) if frame.kind == GOAWAY => last = frame.payload[3],
+            Ok(_) => {}
+            Err(cut) => break cut,
+        }
+    };
+    assert_eq!((status, last, cut), (200, 3, Cut::Closed));
 }
 
 #[test]

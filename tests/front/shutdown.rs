@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Scene;
-use crate::wire::h2::{self, DATA, END_STREAM, GOAWAY, H2, HEADERS};
+use crate::wire::h2::{self, DATA, END_STREAM, GOAWAY, H2, HEADERS, WINDOW_UPDATE};
 use testkit::http::{Connect, Cut, End, Raw};
 use testkit::image::random;
 use testkit::origin::{Fault, Latch};
@@ -152,4 +152,57 @@ fn idle_gateway_stops_at_once() {
         !log.contains("cut off") && !log.contains("panicked"),
         "{log}"
     );
+}
+
+/// A client that receives slowly, as on a long line, goes on opening windows after the gateway has sent all.
+#[test]
+fn last_response_of_an_http2_connection_arrives_whole() {
+    const WINDOW: u32 = 64 << 10;
+
+    let mut scene = Scene::warm(1 << 20, "limits: {drain: 60s, idle_timeout: 60s}\n");
+    let ca = scene.gateway.ca_path();
+    let sent = |scene: &Scene| {
+        scene
+            .gateway
+            .log()
+            .matches("status=200 bytes=1048576")
+            .count()
+    };
+    let before = sent(&scene);
+    let mut client = H2::connect(scene.gateway.url(0), &ca, WINDOW);
+    let request = h2::request(1, &h2::pseudo("GET", &scene.path));
+    client.send(&request).expect("it is taken");
+    let mut body: Vec<u8> = Vec::new();
+    while body.len() < WINDOW as usize {
+        let frame = client.next().expect("a frame");
+        if frame.kind == DATA {
+            body.extend(&frame.payload);
+        }
+    }
+    scene.gateway.begin_termination();
+    // The first GOAWAY is of all streams, the second of those that were seen.
+    while client.next().expect("a frame").kind != GOAWAY {}
+    loop {
+        let frame = client.next().expect("a frame");
+        if frame.kind == GOAWAY && frame.payload[..4] == [0, 0, 0, 1] {
+            break;
+        }
+    }
+    let open = |stream, bytes: u32| h2::frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes());
+    client.send(&open(1, 1 << 20)).expect("it is taken");
+    until("all is sent", || sent(&scene) > before);
+    loop {
+        let frame = client.next().expect("a frame");
+        if frame.kind == DATA {
+            body.extend(&frame.payload);
+            if frame.flags & END_STREAM != 0 {
+                break;
+            }
+            client.send(&open(0, 1 << 10)).expect("it is taken");
+        }
+    }
+    assert!(body == random(1, 1 << 20));
+    assert_eq!(client.end(), Cut::Closed);
+    drop(client);
+    assert_eq!(scene.gateway.wait().code(), Some(0));
 }

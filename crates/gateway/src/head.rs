@@ -17,6 +17,9 @@ use oci::error::{ErrorCode, body};
 /// The time limit of a last response before the connection is closed.
 pub(super) const REFUSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How much a client may send after the end of its connection, in bytes.
+const LINGER_BYTES: usize = 256 << 10;
+
 /// Room for a head, in bytes; most need no more.
 const ROOM: usize = 1024;
 
@@ -36,7 +39,8 @@ pub(super) struct HeadLimits {
 pub(super) struct IdleEnd {
     deadline: Instant,
     timer: Pin<Box<Sleep>>,
-    shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// `None` once it was ready.
+    shutdown: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 /// Why a connection no longer waits for a request.
@@ -52,7 +56,7 @@ impl IdleEnd {
         Self {
             deadline,
             timer: Box::pin(sleep_until(deadline)),
-            shutdown: Box::pin(shutdown),
+            shutdown: Some(Box::pin(shutdown)),
         }
     }
 
@@ -64,9 +68,12 @@ impl IdleEnd {
         }
     }
 
-    /// Why the wait has ended. After a shutdown it must not be polled again.
+    /// Why the wait has ended. A shutdown is told once.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        if self.shutdown.as_mut().poll(cx).is_ready() {
+        if let Some(shutdown) = &mut self.shutdown
+            && shutdown.as_mut().poll(cx).is_ready()
+        {
+            self.shutdown = None;
             return Poll::Ready(Ended::Shutdown);
         }
         loop {
@@ -176,16 +183,34 @@ pub(super) async fn refuse(
     let sent = async {
         stream.write_all(response.as_bytes()).await?;
         stream.flush().await?;
-        stream.shutdown().await?;
-        // Unread bytes at the close would reset the connection before the client sees the response.
-        let mut rest = vec![0; 4096];
-        let mut budget = 64;
-        while budget > 0 && stream.read(&mut rest).await? > 0 {
-            budget -= 1;
-        }
+        linger(stream, REFUSE_TIMEOUT, REFUSE_TIMEOUT).await;
         io::Result::Ok(())
     };
     let _ = timeout(REFUSE_TIMEOUT, sent).await;
+}
+
+/// Ends a connection's sending side, and reads until the client ends its own, is silent for `quiet`, or has had its time: bytes
+/// that arrive after a close would reset the connection, and what is on its way to the client be lost (RFC 9112 §9.6).
+pub(super) async fn linger(
+    stream: &mut (impl AsyncWriteExt + AsyncReadExt + Unpin),
+    quiet: Duration,
+    within: Duration,
+) {
+    let ended = async {
+        stream.shutdown().await?;
+        let mut rest = vec![0; 4096];
+        let mut budget = LINGER_BYTES;
+        while budget > 0 {
+            let read = timeout(quiet, stream.read(&mut rest)).await??;
+            if read == 0 {
+                break;
+            }
+            budget = budget.saturating_sub(read);
+        }
+        io::Result::Ok(())
+    };
+    // The client may be gone.
+    let _ = timeout(within, ended).await;
 }
 
 #[cfg(test)]

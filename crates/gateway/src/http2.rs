@@ -18,7 +18,7 @@ use http::Request;
 use tokio::time::Instant;
 
 use super::client_stream::ClientStream;
-use super::head::{Ended, IdleEnd};
+use super::head::{Ended, IdleEnd, linger};
 use super::http2_session::{self, Http2Session};
 use super::session::Session;
 use super::shared_stream::SharedStream;
@@ -26,6 +26,11 @@ use access::CertificateUser;
 
 /// Invalid requests that a connection may send before it is closed.
 const INVALID: usize = 32;
+
+/// How long a client without requests may take to agree to the end of the connection.
+const GOAWAY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may be silent after the end of the connection, while it receives what was sent before.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// A connection after its preface.
 pub struct Http2Connection {
@@ -35,14 +40,17 @@ pub struct Http2Connection {
     certificate: Option<CertificateUser>,
     idle_timeout: Duration,
     idle_end: IdleEnd,
-    draining: bool,
+    is_ending: bool,
     invalid: usize,
 }
 
-/// Whether a connection goes on.
-enum Next {
-    Serve,
-    Close,
+/// How a connection has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By agreement, or by an error of the client: it is to receive what was sent.
+    Closed,
+    /// It failed.
+    Failed,
 }
 
 impl Http2Connection {
@@ -65,7 +73,7 @@ impl Http2Connection {
             certificate,
             idle_timeout,
             idle_end,
-            draining: false,
+            is_ending: false,
             invalid: 0,
         })
     }
@@ -75,23 +83,28 @@ impl Http2Connection {
         let mut requests = FuturesUnordered::new();
         self.idle_end
             .set_deadline(Instant::now() + self.idle_timeout);
-        poll_fn(|cx| self.poll(cx, &mut requests, &mut answer)).await;
+        let end = poll_fn(|cx| self.poll(cx, &mut requests, &mut answer)).await;
+        let (mut stream, idle_timeout) = (self.stream.clone(), self.idle_timeout);
         // Requests in flight find out that their client is gone, and are counted and logged.
         drop(self);
         while requests.next().await.is_some() {}
+        if end == End::Closed {
+            linger(&mut stream, QUIET, idle_timeout).await;
+        }
     }
 
-    /// Ready when the connection has ended.
     fn poll<F: Future>(
         &mut self,
         cx: &mut Context<'_>,
         requests: &mut FuturesUnordered<F>,
         answer: &mut impl FnMut(Session) -> F,
-    ) -> Poll<()> {
+    ) -> Poll<End> {
         loop {
             while let Poll::Ready(accepted) = self.connection.poll_accept(cx) {
-                let Some(Ok((request, respond))) = accepted else {
-                    return Poll::Ready(());
+                let (request, respond) = match accepted {
+                    Some(Ok(request)) => request,
+                    Some(Err(error)) if error.is_io() => return Poll::Ready(End::Failed),
+                    Some(Err(_)) | None => return Poll::Ready(End::Closed),
                 };
                 if let Some(session) = self.begin(request, respond) {
                     requests.push(answer(session));
@@ -109,33 +122,31 @@ impl Http2Connection {
                 .set_deadline(Instant::now() + self.idle_timeout);
         }
         if let Poll::Ready(Err(_)) = self.stream.poll_send(cx) {
-            return Poll::Ready(());
+            return Poll::Ready(End::Failed);
         }
-        match self.poll_idle(cx, requests.is_empty()) {
-            Next::Serve => Poll::Pending,
-            Next::Close => Poll::Ready(()),
-        }
+        self.poll_idle(cx, requests.is_empty())
     }
 
-    /// Whether the connection has been idle for too long. Notices the shutdown.
-    fn poll_idle(&mut self, cx: &mut Context<'_>, idle: bool) -> Next {
-        while !self.draining
-            && let Poll::Ready(ended) = self.idle_end.poll(cx)
-        {
+    /// Ends the connection after it has been idle for too long, or for the shutdown: the client is told, and has a moment to
+    /// agree, so that no request of its is lost (RFC 9113 §6.8).
+    fn poll_idle(&mut self, cx: &mut Context<'_>, idle: bool) -> Poll<End> {
+        while let Poll::Ready(ended) = self.idle_end.poll(cx) {
             match ended {
-                Ended::Deadline if idle => return Next::Close,
-                Ended::Deadline => {
+                Ended::Deadline if idle && self.is_ending => return Poll::Ready(End::Closed),
+                Ended::Deadline if !idle => {
                     self.idle_end
                         .set_deadline(Instant::now() + self.idle_timeout);
                 }
-                Ended::Shutdown => {
-                    self.draining = true;
+                Ended::Deadline | Ended::Shutdown => {
+                    self.is_ending = true;
                     self.connection.graceful_shutdown();
+                    let wait = self.idle_timeout.min(GOAWAY_TIMEOUT);
+                    self.idle_end.set_deadline(Instant::now() + wait);
                     cx.waker().wake_by_ref();
                 }
             }
         }
-        Next::Serve
+        Poll::Pending
     }
 
     /// The session of a request; `None` if it is invalid, and was refused.
