@@ -14,7 +14,7 @@ use testkit::{sha256, until};
 /// The commands reach the gateway by a socket file.
 const ADMIN: &str = "admin: {address: \"unix:admin.sock\"}\n";
 /// What the kernels may have of a connection that ends, in bytes.
-const IN_FLIGHT: u64 = 512 << 10;
+const IN_FLIGHT: u64 = 1 << 20;
 /// The size of a layer, from which a download leaves a partial.
 const SIZE: usize = 3 << 20;
 
@@ -243,7 +243,7 @@ fn five_upgrades_lose_no_request() {
         .map(|number| origin.push_blob("team/app", random(1000 + number, 1_200_000)))
         .collect();
     // Slow enough that downloads are in progress whenever a process takes over.
-    origin.fault(Fault::Throttle(8 << 20).on("GET", "*/blobs/*"));
+    origin.fault(Fault::Throttle(2 << 20).on("GET", "*/blobs/*"));
     let url = origin.url();
     let yaml = format!(
         "registries: [{{name: hosted, v2: \"{url}\", push: true}}]\n{ADMIN}limits: {{drain: 30s}}\n\
