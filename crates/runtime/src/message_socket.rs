@@ -115,13 +115,22 @@ impl MessageSocket {
             bytes.truncate(received.bytes);
             Ok(Received { bytes, descriptor })
         };
-        match self.0.async_io(Interest::READABLE, receive).await {
-            // No message is empty.
-            Ok(received) => Ok(Some(received).filter(|received| !received.bytes.is_empty())),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
-            Err(error) => Err(error),
+        let mut received = self.0.async_io(Interest::READABLE, receive).await;
+        if is_reset(&received) {
+            // It has not read all. What it said before that comes after the error.
+            received = self.0.async_io(Interest::READABLE, receive).await;
         }
+        if is_reset(&received) {
+            return Ok(None);
+        }
+        // No message is empty.
+        Ok(Some(received?).filter(|received| !received.bytes.is_empty()))
     }
+}
+
+fn is_reset(received: &io::Result<Received>) -> bool {
+    let error = received.as_ref().err();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
 }
 
 #[cfg(test)]
@@ -161,6 +170,21 @@ mod tests {
         assert!(other.receive().await.expect("received").is_none());
         let error = other.send(b"late", None).await.expect_err("nobody reads");
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test]
+    async fn last_words_of_a_process_that_has_not_read_all_arrive() {
+        let (one, passed) = MessageSocket::pair().expect("a pair");
+        let other = MessageSocket::inherited(passed.as_fd()).expect("an end");
+        one.send(b"unread", None).await.expect("sent");
+        other.send(b"first", None).await.expect("sent");
+        other.send(b"last", None).await.expect("sent");
+        drop((other, passed));
+        for words in [b"first".as_slice(), b"last"] {
+            let received = one.receive().await.expect("received");
+            assert_eq!(received.expect("a message").bytes, words);
+        }
+        assert!(one.receive().await.expect("received").is_none());
     }
 
     #[tokio::test]
