@@ -252,9 +252,12 @@ impl Blobs {
         self.partials.stop();
     }
 
-    /// Leaves the partials to another process. Blocks while one is being committed.
-    pub(super) fn hand_over(&self) {
-        self.partials.hand_over();
+    /// Leaves the partials to another process, after [`Blobs::stop`]. Blocks while one is being committed.
+    ///
+    /// # Errors
+    /// When they were taken back meanwhile.
+    pub(super) fn hand_over(&self) -> io::Result<()> {
+        self.partials.hand_over()
     }
 
     /// Continues after [`Blobs::hand_over`] with the partials that are on disk. Blocks on the disk.

@@ -395,3 +395,18 @@ fn blob_staged_at_shutdown_is_resumed() {
     let resumed = store.blobs.resume(&digest).expect("readable");
     assert_eq!(resumed.map(|staged| staged.written()), Some(1 << 20));
 }
+
+/// A handover that the disk delayed until the store was taken back has no effect.
+#[test]
+fn handover_after_the_store_was_taken_back_fails() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let store = store(folder.path());
+    store.blobs.stop();
+    store.take_back();
+    store.hand_over().expect_err("it was taken back");
+    assert!(!store.is_handed_over());
+    assert!(store.blobs.partials.own().is_ok());
+    store.blobs.stop();
+    store.hand_over().expect("a lock");
+    assert!(store.is_handed_over() && store.blobs.partials.own().is_err());
+}

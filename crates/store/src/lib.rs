@@ -66,8 +66,8 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -150,6 +150,8 @@ pub struct Store {
     is_new: bool,
     /// Whether another process maintains it.
     handed_over: AtomicBool,
+    /// Held by what changes it.
+    handing_over: Mutex<()>,
     lock: File,
 }
 
@@ -223,19 +225,21 @@ impl Store {
             scrub_every: watch::Sender::new(settings.scrub_every),
             is_new,
             handed_over: AtomicBool::new(false),
+            handing_over: Mutex::default(),
             lock,
         })
     }
 
     /// Hands the store over to another process: unfinished downloads stay on disk for it, and it does the maintenance
-    /// from now on. Blobs and records can be read on; small bodies and records of writes can be stored on. Call it when no
-    /// fill writes any more. Blocks on the disk.
+    /// from now on. Blobs and records can be read on; small bodies and records of writes can be stored on. Call it after
+    /// [`Blobs::stop`], when no fill writes any more. Blocks on the disk.
     ///
     /// # Errors
-    /// When the lock cannot be duplicated.
+    /// When the lock cannot be duplicated, or the store was taken back while the disk did not respond.
     pub fn hand_over(&self) -> io::Result<OwnedFd> {
         let lock = self.lock.as_fd().try_clone_to_owned()?;
-        self.blobs.hand_over();
+        let _turn = self.handing_over();
+        self.blobs.hand_over()?;
         self.records.keep_answers_in_memory(true);
         self.handed_over.store(true, Ordering::SeqCst);
         Ok(lock)
@@ -243,9 +247,16 @@ impl Store {
 
     /// Takes the store back from a process that has ended, after [`Store::hand_over`]. Blocks on the disk.
     pub fn take_back(&self) {
+        // A handover that still waits for the disk fails now.
         self.blobs.resume_after_stop();
+        let _turn = self.handing_over();
         self.records.keep_answers_in_memory(false);
         self.handed_over.store(false, Ordering::SeqCst);
+    }
+
+    fn handing_over(&self) -> MutexGuard<'_, ()> {
+        let turn = self.handing_over.lock();
+        turn.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether another process maintains it.

@@ -184,11 +184,12 @@ impl Partials {
     /// # Errors
     /// When the folder cannot be read.
     pub fn resume_after_stop(&self, space: &Arc<Space>) -> io::Result<()> {
+        // First: a handover that still waits ends without effect.
+        self.stopping.store(false, Ordering::SeqCst);
         *self
             .handed_over
             .write()
             .unwrap_or_else(PoisonError::into_inner) = false;
-        self.stopping.store(false, Ordering::SeqCst);
         for entry in std::fs::read_dir(&self.root)? {
             if let Some((digest, found)) = resumable(&entry?.path(), space) {
                 self.parked().entry(digest).or_insert(found);
@@ -240,13 +241,21 @@ impl Partials {
         self.stopping.store(true, Ordering::SeqCst);
     }
 
-    /// Leaves the partials to another process. Waits until those that are being staged or committed are.
-    pub fn hand_over(&self) {
-        self.stop();
-        *self
+    /// Leaves the partials to another process, after [`Partials::stop`]. Waits until those that are being staged or committed
+    /// are.
+    ///
+    /// # Errors
+    /// When they were taken back meanwhile.
+    pub fn hand_over(&self) -> io::Result<()> {
+        let mut handed_over = self
             .handed_over
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = true;
+            .unwrap_or_else(PoisonError::into_inner);
+        if !self.is_stopping() {
+            return Err(io::Error::other("the store was taken back"));
+        }
+        *handed_over = true;
+        Ok(())
     }
 
     /// Holds off a handover.
