@@ -3,6 +3,7 @@
 mod handover;
 mod listeners;
 mod parts;
+mod relay;
 mod reload;
 mod running;
 mod service_manager;
@@ -196,13 +197,8 @@ async fn upgrade_or_stop(
     manager: &ServiceManager,
     stop: &mut Stop,
 ) -> Result<u32, String> {
-    let upgraded = tokio::select! {
-        upgraded = running.upgrade() => upgraded.map_err(|error| error.to_string()),
-        () = stop.wait() => {
-            stop.again();
-            Err("the gateway is ending".to_owned())
-        }
-    };
+    let upgraded = running.upgrade(stop.wait()).await;
+    let upgraded = upgraded.map_err(|error| error.to_string());
     match &upgraded {
         Ok(process) => manager.main_process(*process),
         Err(reason) => tracing::error!(reason, "not upgraded: this process goes on"),
@@ -256,11 +252,7 @@ impl Stop {
         })
     }
 
-    /// Has the next wait end at once.
-    fn again(&mut self) {
-        self.is_due = true;
-    }
-
+    /// Waits for a signal; at once if one has come.
     async fn wait(&mut self) {
         if self.is_due {
             return;
@@ -269,5 +261,6 @@ impl Stop {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+        self.is_due = true;
     }
 }

@@ -1,6 +1,7 @@
 //! Upgrades: a new process takes over, and no client notices.
 
 mod events;
+mod failures;
 mod writes;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -2,24 +2,23 @@
 //!
 //! Until the new process accepts connections, any failure leaves this one as it was.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::pin::pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::handover::{TAKES_OVER, ToPredecessor, ToSuccessor, receive, send};
 use super::listeners::AdminPlace;
+use super::relay::Relay;
 use super::running::Running;
-use events::HandedNotification;
 use gateway::ListenerPhase;
-use mirror::{FillNews, Successor, SuccessorQuery};
-use oci::digest::Digest;
+use mirror::Successor;
 use runtime::listen::FileOwner;
 use runtime::message_socket::MessageSocket;
 
@@ -28,11 +27,12 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long downloads may take to leave their partials.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a process that says why it fails may take to end, and how often is looked whether it has.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(5);
+const ENDING_INTERVAL: Duration = Duration::from_millis(20);
 /// How many questions about fills, and how many notifications, may wait.
 const WAITING_QUERIES: usize = 256;
 const WAITING_NOTIFICATIONS: usize = 4096;
-/// How many sources of a fill are told: a message has an end.
-const FOLLOWED_SOURCES: usize = 16;
 
 /// Why this process goes on as before.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,9 @@ pub enum UpgradeError {
     /// The new process does not say that it is ready.
     #[error("the new process was not ready in time; its log may say why")]
     Late,
+    /// A signal to stop has come.
+    #[error("the gateway is ending")]
+    Ending,
     /// This process failed.
     #[error("cannot hand over: {0}")]
     System(#[from] io::Error),
@@ -129,20 +132,22 @@ impl NewProcess {
         }
         let process = std::process::id();
         self.say(&ToSuccessor::AllSockets { process }, None).await?;
-        let prepared = async {
-            loop {
-                match receive(&self.socket).await {
-                    Ok(Some((ToPredecessor::Prepared, _))) => return Ok(()),
-                    Ok(Some((ToPredecessor::Failed { reason }, _))) => return Err(Some(reason)),
-                    Ok(Some(_)) => {}
-                    Ok(None) | Err(_) => return Err(None),
-                }
-            }
-        };
-        match timeout(PREPARE_TIMEOUT, prepared).await {
+        match timeout(PREPARE_TIMEOUT, self.prepared()).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(reason)) => Err(self.failure(reason)),
+            Ok(Err(reason)) => Err(self.failure(reason).await),
             Err(_) => Err(UpgradeError::Late),
+        }
+    }
+
+    /// Waits until it has prepared all but the store; else why it has not, if it says so.
+    async fn prepared(&self) -> Result<(), Option<String>> {
+        loop {
+            match receive(&self.socket).await {
+                Ok(Some((ToPredecessor::Prepared, _))) => return Ok(()),
+                Ok(Some((ToPredecessor::Failed { reason }, _))) => return Err(Some(reason)),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return Err(None),
+            }
         }
     }
 
@@ -152,19 +157,37 @@ impl NewProcess {
         socket: Option<&OwnedFd>,
     ) -> Result<(), UpgradeError> {
         let sent = send(&self.socket, message, socket.map(OwnedFd::as_fd)).await;
-        sent.map_err(|_| self.failure(None))
+        if sent.is_ok() {
+            return Ok(());
+        }
+        // It has ended, and may have said why.
+        let said = timeout(ENDING_TIMEOUT, self.prepared()).await;
+        let reason = said.ok().and_then(Result::err).flatten();
+        Err(self.failure(reason).await)
     }
 
-    /// Why the process failed: what it said, or how it ended.
-    fn failure(&mut self, reason: Option<String>) -> UpgradeError {
-        match (reason, self.child.take()) {
-            (Some(reason), _) => UpgradeError::Refused(reason),
-            (None, None) => UpgradeError::Late,
-            (None, Some(mut child)) => {
-                // It has closed its end of the socket. Whatever it does now, it does not take over.
+    /// Why the process failed: what it said, or how it ended. It has ended when this returns: what it had of the store is free.
+    async fn failure(&mut self, reason: Option<String>) -> UpgradeError {
+        let deadline = Instant::now() + ENDING_TIMEOUT;
+        let ended = loop {
+            let Some(child) = &mut self.child else {
+                return UpgradeError::Late;
+            };
+            // One that says why it ends may log that too. Any other has closed its end of the socket, or talks nonsense.
+            if reason.is_none() || Instant::now() >= deadline {
                 let _ = child.kill();
-                child.wait().map_or_else(Into::into, UpgradeError::Ended)
+                break child.wait();
             }
+            match child.try_wait() {
+                Ok(None) => tokio::time::sleep(ENDING_INTERVAL).await,
+                Ok(Some(status)) => break Ok(status),
+                Err(error) => break Err(error),
+            }
+        };
+        self.child = None;
+        match (reason, ended) {
+            (Some(reason), _) => UpgradeError::Refused(reason),
+            (None, ended) => ended.map_or_else(Into::into, UpgradeError::Ended),
         }
     }
 }
@@ -179,12 +202,12 @@ impl Drop for NewProcess {
 }
 
 impl Running {
-    /// Starts the program anew and hands over to it. Returns its process id once it accepts connections; this process is to
-    /// drain then.
+    /// Starts the program anew and hands over to it, unless `end` comes first. Returns its process id once it accepts
+    /// connections; this process is to drain then.
     ///
     /// # Errors
     /// [`UpgradeError`]; this process goes on as before.
-    pub async fn upgrade(&mut self) -> Result<u32, UpgradeError> {
+    pub async fn upgrade(&mut self, end: impl Future<Output = ()>) -> Result<u32, UpgradeError> {
         if std::process::id() == 1 {
             return Err(UpgradeError::FirstProcess);
         }
@@ -195,8 +218,17 @@ impl Running {
         }
         let mut new = NewProcess::start()?;
         tracing::info!(process = new.id(), "started a new process for an upgrade");
-        new.prepare(self).await?;
-        match self.hand_over(&mut new).await {
+        let mut end = pin!(end);
+        tokio::select! {
+            prepared = new.prepare(self) => prepared?,
+            () = &mut end => return Err(UpgradeError::Ending),
+        }
+        let handed_over = tokio::select! {
+            biased;
+            handed_over = self.hand_over(&mut new) => handed_over,
+            () = &mut end => Err(UpgradeError::Ending),
+        };
+        match handed_over {
             Ok(()) => {
                 let id = new.id();
                 // It lives on when this process ends.
@@ -235,19 +267,13 @@ impl Running {
         let lock = lock.map_err(late)??;
         new.say(&ToSuccessor::Store, Some(&lock)).await?;
         let (ready, is_ready) = oneshot::channel();
-        let relay = Relay {
-            socket: new.socket.clone(),
-            following: HashMap::new(),
-            noticing: HashMap::new(),
-            noticed: 0,
-            ready: Some(ready),
-        };
+        let relay = Relay::new(new.socket.clone(), ready);
         // It ends with the other process.
         tokio::spawn(relay.run(queries, notifications));
         match timeout(READY_TIMEOUT, is_ready).await {
             Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(reason))) => Err(new.failure(Some(reason))),
-            Ok(Err(_)) => Err(new.failure(None)),
+            Ok(Ok(Err(reason))) => Err(new.failure(Some(reason)).await),
+            Ok(Err(_)) => Err(new.failure(None).await),
             Err(_) => Err(UpgradeError::Late),
         }
     }
@@ -280,121 +306,6 @@ impl Running {
         self.start_keepers();
         for listener in &self.listeners {
             listener.set_phase(ListenerPhase::Open);
-        }
-    }
-}
-
-/// Carries questions to the process that has taken over, and its answers back.
-struct Relay {
-    socket: Arc<MessageSocket>,
-    following: HashMap<Digest, mpsc::Sender<FillNews>>,
-    noticing: HashMap<u64, oneshot::Sender<()>>,
-    noticed: u64,
-    /// Told whether it serves.
-    ready: Option<oneshot::Sender<Result<(), String>>>,
-}
-
-impl Relay {
-    async fn run(
-        mut self,
-        mut queries: mpsc::Receiver<SuccessorQuery>,
-        mut notifications: mpsc::Receiver<HandedNotification>,
-    ) {
-        let socket = self.socket.clone();
-        loop {
-            let message = tokio::select! {
-                answer = receive(&socket) => match answer {
-                    Ok(Some((answer, _))) => {
-                        self.take(answer);
-                        continue;
-                    }
-                    // Those who wait find out by their channels.
-                    Ok(None) | Err(_) => return,
-                },
-                Some(query) = queries.recv() => self.ask(query),
-                Some(notification) = notifications.recv() => ToSuccessor::Notification {
-                    queue: notification.queue,
-                    body: String::from_utf8_lossy(&notification.body).into_owned(),
-                },
-            };
-            if let Err(error) = send(&socket, &message, None).await {
-                tracing::warn!(%error, "cannot tell the new process something");
-            }
-        }
-    }
-
-    /// The message of a question, whose answer is waited for.
-    fn ask(&mut self, query: SuccessorQuery) -> ToSuccessor {
-        match query {
-            SuccessorQuery::Follow {
-                digest,
-                sources,
-                news,
-            } => {
-                self.following.insert(digest, news);
-                let sources = sources.into_iter();
-                let sources =
-                    sources.map(|name| (name.registry.to_string(), name.repository.to_string()));
-                ToSuccessor::Follow {
-                    digest,
-                    sources: sources.take(FOLLOWED_SOURCES).collect(),
-                }
-            }
-            SuccessorQuery::Changed { name, done } => {
-                self.noticed += 1;
-                self.noticing.insert(self.noticed, done);
-                ToSuccessor::Changed {
-                    number: self.noticed,
-                    registry: name.registry.to_string(),
-                    repository: name.repository.to_string(),
-                }
-            }
-        }
-    }
-
-    fn take(&mut self, answer: ToPredecessor) {
-        match answer {
-            ToPredecessor::Prepared | ToPredecessor::Other => {}
-            ToPredecessor::Ready => self.tell(Ok(())),
-            ToPredecessor::Failed { reason } => self.tell(Err(reason)),
-            ToPredecessor::Streaming {
-                digest,
-                written,
-                total,
-                generation,
-            } => {
-                let news = FillNews::Progress {
-                    written,
-                    total,
-                    generation,
-                };
-                if let Some(following) = self.following.get(&digest) {
-                    // The next ones tell more.
-                    let _ = following.try_send(news);
-                }
-            }
-            ToPredecessor::Stored { digest } => self.end(&digest, FillNews::Stored),
-            ToPredecessor::Unknown { digest } => self.end(&digest, FillNews::Unknown),
-            ToPredecessor::Noticed { number } => {
-                if let Some(done) = self.noticing.remove(&number) {
-                    let _ = done.send(());
-                }
-            }
-        }
-    }
-
-    fn tell(&mut self, outcome: Result<(), String>) {
-        if let Some(ready) = self.ready.take() {
-            let _ = ready.send(outcome);
-        }
-    }
-
-    /// Tells the last news of a fill.
-    fn end(&mut self, digest: &Digest, news: FillNews) {
-        if let Some(following) = self.following.remove(digest) {
-            tokio::spawn(async move {
-                let _ = following.send(news).await;
-            });
         }
     }
 }
